@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::error::BadInput;
+
 /// Writes a file atomically and creates its folder. An existing pipe or device is written in place.
 pub(crate) fn write(content: impl AsRef<[u8]>, path: &Path) -> anyhow::Result<()> {
     write_whole(content.as_ref(), path).with_context(|| format!("failed to write {}", path.display()))
@@ -32,6 +34,28 @@ fn write_whole(content: &[u8], path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(&target)?;
     Ok(())
+}
+
+/// Checks that an output is none of the inputs, also under another path. `-` is a stream.
+///
+/// # Errors
+/// [`BadInput`] with the path.
+pub(crate) fn check_not_input(output: &Path, inputs: &[&Path]) -> Result<(), BadInput> {
+    let identity = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = (path != Path::new("-")).then(|| fs::metadata(path).ok()).flatten();
+        found.filter(fs::Metadata::is_file).map(|file| (file.dev(), file.ino()))
+    };
+    let Some(written) = identity(output) else { return Ok(()) };
+    match inputs.iter().find(|input| identity(input) == Some(written)) {
+        None => Ok(()),
+        Some(input) => {
+            let (output, input) = (output.display(), input.display());
+            Err(BadInput(format!(
+                "the output {output} is the input {input}: name another file for the output"
+            )))
+        }
+    }
 }
 
 /// Returns the bytes that an unprivileged process can still write to the file system of `path`.

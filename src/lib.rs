@@ -1,11 +1,13 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod cli;
+mod compare;
 pub mod config;
 pub mod dataset;
 pub mod error;
 pub mod experiment;
 mod files;
+mod forecast;
 pub mod gold;
 mod history;
 pub mod jsonl;

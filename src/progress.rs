@@ -1,5 +1,8 @@
 //! Progress of a run: bars on a terminal, or a short line from time to time.
 
+mod counting;
+mod pace;
+
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -9,6 +12,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::telemetry::{self, LogFormat};
+pub(crate) use counting::CountingView;
+use pace::Pace;
+pub(crate) use pace::clock;
 
 const REFRESH: Duration = Duration::from_millis(250);
 /// Time between two lines without a terminal.
@@ -71,17 +77,20 @@ impl ProgressView {
     ) -> impl Future<Output = ()> + 'static {
         let view = self.clone();
         async move {
-            let begun = Begun { at: Instant::now(), sampled: progress.borrow().counts.sampled };
+            let mut work = Work::of(&progress.borrow(), &meter);
             let mut last_line = Instant::now();
             let mut ticks = tokio::time::interval(REFRESH);
             loop {
                 ticks.tick().await;
                 let now = progress.borrow().clone();
-                let line = begun.line(&now, meter.tokens());
-                view.show(&now, &line);
-                if !view.is_terminal && last_line.elapsed() >= LINE_INTERVAL {
+                // The end of a phase is worth a line, too.
+                let ended = work.next(&now, &meter);
+                let due =
+                    ended.or_else(|| (last_line.elapsed() >= LINE_INTERVAL).then(|| work.line(&now, &meter)));
+                view.show(&now, &work.message(&now, &meter));
+                if let Some(line) = due.flatten().filter(|_| !view.is_terminal) {
                     last_line = Instant::now();
-                    view.print_line(&status_line(&now, &line));
+                    view.print_line(&line);
                 }
             }
         }
@@ -102,7 +111,9 @@ impl ProgressView {
     }
 
     fn show_learning(&self, progress: &Progress) {
-        let Some((name, done, all, unit)) = learning(progress) else { return };
+        let Some((name, done, all, unit)) = learning(progress).filter(|(_, _, all, _)| *all > 0) else {
+            return;
+        };
         if self.learning.is_hidden() && self.is_terminal {
             self.bars.add(self.learning.clone());
             self.learning.set_style(learning_style());
@@ -122,25 +133,83 @@ impl Drop for ProgressView {
     }
 }
 
-/// The progress at the start of this process, which its speed does not include.
-struct Begun {
-    at: Instant,
-    sampled: u32,
+/// The work of a phase, from its begin in this process.
+struct Work {
+    round: Option<u32>,
+    phase: Phase,
+    begun: Instant,
+    /// The count and the tokens of this process at the begin.
+    done: u64,
+    tokens: u64,
+    /// The last progress of the phase.
+    last: Progress,
 }
 
-impl Begun {
-    fn line(&self, progress: &Progress, tokens: u64) -> String {
-        let seconds = self.at.elapsed().as_secs_f64().max(0.1);
-        let counts = progress.counts;
-        let done = counts.sampled.saturating_sub(self.sampled);
-        let left = f64::from(counts.expected.saturating_sub(counts.sampled + counts.set_aside));
-        let time_left = if done == 0 {
-            String::new()
-        } else {
-            format!(", {} left", minutes(left * seconds / f64::from(done)))
-        };
-        let rate = tokens as f64 / seconds;
-        format!("{} completions, {rate:.0} tokens/s{time_left}", counts.completions)
+impl Work {
+    fn of(progress: &Progress, meter: &TokenMeter) -> Self {
+        let (done, ..) = counts(progress);
+        let (round, phase) = (progress.round, progress.phase);
+        Self { round, phase, begun: Instant::now(), done, tokens: meter.tokens(), last: progress.clone() }
+    }
+
+    /// Takes the next progress. If a phase ended, begins the next one and returns the last line of the old
+    /// one.
+    fn next(&mut self, progress: &Progress, meter: &TokenMeter) -> Option<Option<String>> {
+        if (self.round, self.phase) == (progress.round, progress.phase) {
+            self.last = progress.clone();
+            return None;
+        }
+        let mut last = std::mem::take(&mut self.last);
+        // The events that end a phase arrive together with its last counts.
+        if last.round == progress.round {
+            last.counts = progress.counts;
+        }
+        let line = self.text(&last);
+        *self = Self::of(progress, meter);
+        Some(line)
+    }
+
+    /// Returns the line of the phase; `None` while its total is not known.
+    fn line(&self, progress: &Progress, meter: &TokenMeter) -> Option<String> {
+        let line = self.text(progress)?;
+        if progress.phase != Phase::Sampling {
+            return Some(line);
+        }
+        Some(format!("{line}, {}", self.sampling(progress, meter)))
+    }
+
+    /// Returns the text beside the bar of the sampling.
+    fn message(&self, progress: &Progress, meter: &TokenMeter) -> String {
+        let (done, all, _) = counts(progress);
+        let left = Pace::from(self.done).time_left(done, all, self.begun.elapsed());
+        let parts =
+            [Some(self.sampling(progress, meter)), left.filter(|_| progress.phase == Phase::Sampling)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
+    fn text(&self, progress: &Progress) -> Option<String> {
+        let (done, all, unit) = counts(progress);
+        let name = learning(progress).map_or_else(String::new, |(name, ..)| format!("{name}: "));
+        let text = Pace::from(self.done).text(done, all, unit, self.begun.elapsed());
+        (all > 0).then(|| format!("{name}{text}{}", round_suffix(progress)))
+    }
+
+    /// Returns the completions of the round and the rate of their tokens.
+    fn sampling(&self, progress: &Progress, meter: &TokenMeter) -> String {
+        let tokens = meter.tokens().saturating_sub(self.tokens);
+        let rate = tokens as f64 / self.begun.elapsed().as_secs_f64().max(0.1);
+        format!("{} completions, {rate:.0} tokens/s", progress.counts.completions)
+    }
+}
+
+/// Returns the amount done, the total and the unit of a phase. The total is 0 while it is not known.
+fn counts(progress: &Progress) -> (u64, u64, &'static str) {
+    let counts = progress.counts;
+    match learning(progress) {
+        Some((_, done, all, unit)) => (done, all, unit),
+        None => {
+            (u64::from(counts.measured + counts.set_aside), u64::from(counts.expected), "prompts measured")
+        }
     }
 }
 
@@ -166,23 +235,6 @@ fn round_suffix(progress: &Progress) -> String {
         Some(round) if progress.rounds > 1 => format!(", round {} of {}", round + 1, progress.rounds),
         _ => String::new(),
     }
-}
-
-/// Returns a line of progress for stderr without a terminal.
-fn status_line(progress: &Progress, line: &str) -> String {
-    let rounds = round_suffix(progress);
-    match learning(progress) {
-        None => {
-            let counts = progress.counts;
-            format!("{} of {} prompts measured, {line}{rounds}", counts.measured, counts.expected)
-        }
-        Some((name, done, all, unit)) => format!("{name}: {done} of {all} {unit}{rounds}"),
-    }
-}
-
-fn minutes(seconds: f64) -> String {
-    let minutes = (seconds / 60.0).floor();
-    format!("{minutes:.0}:{:02.0}", (seconds - minutes * 60.0).floor())
 }
 
 fn style() -> ProgressStyle {

@@ -116,7 +116,8 @@ fn keys_keep_their_order_and_undefined_values_are_null() {
         String::from_utf8(output.stdout).unwrap(),
         concat!(
             r#"{"prompt_id":"p","degenerate":true,"pacs":[0.0],"mean_abs_pacs":0.0,"kendall_tau":null,"#,
-            r#""kendall_tau_distance":null,"concordant":0,"discordant":0,"tied":0,"selected":[]}"#,
+            r#""kendall_tau_distance":null,"concordant":0,"discordant":0,"tied":0,"selected":[],"#,
+            r#""completions":[{"logprob":-1,"reward":2,"text":"x","else":[1]}]}"#,
             "\n"
         )
     );

@@ -9,6 +9,7 @@ mod determinism;
 mod doctor;
 mod feedback;
 mod filters;
+mod first_day;
 mod history;
 mod layering;
 mod lift;

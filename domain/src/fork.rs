@@ -102,6 +102,24 @@ impl ForkBuilder {
         self.replay.experiment()
     }
 
+    /// Checks whether the plan of this event may apply after the shared events.
+    ///
+    /// # Errors
+    /// If the shared history ends inside a decision, or the plan contradicts it.
+    pub fn check(&self, forked: &ExperimentForked) -> Result<(), ForkError> {
+        let left = self.replay.undecided();
+        if left > 0 {
+            return Err(ForkError::WithinDecision { position: self.position, left });
+        }
+        Ok(self.replay.experiment().decide_fork(forked)?)
+    }
+
+    /// Whether the shared events end between two decisions.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.replay.undecided() == 0
+    }
+
     /// Number of shared events so far.
     #[must_use]
     pub fn shared(&self) -> u64 {
@@ -113,13 +131,9 @@ impl ForkBuilder {
     /// # Errors
     /// If the shared history ends inside a decision, or the plan contradicts it.
     pub fn fork(self, origin: ExperimentId, plan: Plan, time_us: u64) -> Result<NewEvent, ForkError> {
-        let left = self.replay.undecided();
-        if left > 0 {
-            return Err(ForkError::WithinDecision { position: self.position, left });
-        }
         let forked =
             ExperimentForked { origin, position: self.position, shared: self.replay.version(), plan };
-        self.replay.experiment().decide_fork(&forked)?;
+        self.check(&forked)?;
         let id = forked_id(&self.name, self.numbering.forks());
         let cause = EventId::of_experiment(&self.name);
         Ok(NewEvent::new(id, Some(cause), ACTOR, time_us, &forked.into())?)

@@ -1,8 +1,8 @@
 //! `dissent detect`: measures conflict on completions that already have scores, as a JSON Lines filter.
 
+mod rows;
 mod summary;
 
-use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,27 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dissent_domain::conflict::{
     Conflict, LogprobKind, Measurer, Rule, ScoredCompletions, Selection, SelectionSettings, select,
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::jsonl::{InputError, JsonLines, JsonLinesWriter, Object, OutputError, finite_if_present};
+use crate::cli::paths::is_stream;
+use crate::dataset::row_error;
+use crate::files;
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLinesWriter, OutputError};
+use rows::{Mapping, ScoredPrompt};
 use summary::Summary;
 
 const EXAMPLES: &str = "\
-Input, one prompt per line; other keys are ignored:
+Input, one prompt a line, or one completion a line with the id or the text of its prompt:
   {\"prompt_id\": \"p1\", \"completions\": [{\"logprob\": -35.2, \"reward\": 0.3}, {\"logprob\": -41, \"reward\": -1.2}]}
+  {\"prompt\": \"Why?\", \"text\": \"Because.\", \"logprob\": -35.2, \"reward\": 0.3}
+The file is JSON Lines, a JSON array, CSV or Parquet. Every output line begins with the figures of a prompt; its other columns,
+with the texts, follow as they were read. An output file is never the input file.
 
 Examples:
   dissent detect --input scored.jsonl --output conflict.jsonl
   dissent detect --rule budget --budget 100 --input scored.jsonl --output conflict.jsonl
+  dissent detect --map reward=score --map prompt=question --input table.csv --output conflict.jsonl
   dissent detect --rule random --budget 100 --seed 7 --input scored.jsonl --output baseline.jsonl
   dissent score --policy DIR --reward DIR --input sampled.jsonl --output - | dissent detect --logprob mean";
 
@@ -34,12 +43,15 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct DetectArgs {
-    /// JSON Lines to read; `-` is stdin.
-    #[arg(long, value_name = "PATH", default_value = "-")]
+    /// Scored completions; `-` is stdin.
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH", default_value = "-")]
     input: PathBuf,
     /// JSON Lines to write; `-` is stdout. A file appears only when it is complete.
-    #[arg(long, value_name = "PATH", default_value = "-")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "PATH", default_value = "-")]
     output: PathBuf,
+    /// Column of the input that holds one of ours, such as reward=score; may be repeated.
+    #[arg(long, value_name = "COLUMN=NAME")]
+    map: Vec<Mapping>,
     /// Selection rule
     ///
     /// Rules that select completions:
@@ -80,7 +92,7 @@ pub(super) struct DetectArgs {
         allow_negative_numbers = true, value_parser = fraction)]
     quantile: f64,
     /// Seed of the rules `random` and `rso`.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Log-probability to compare with the reward: the sum or the mean over the completion's tokens.
     ///
@@ -120,22 +132,23 @@ fn fraction(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     let settings = args.selection();
     settings.validate()?;
-    let prompts = measure_all(&args.input, args.logprob)?;
-    let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
+    files::check_not_input(&args.output, &[&args.input])?;
+    let mut prompts = measure_all(args)?;
     let scored: Vec<ScoredCompletions<'_>> = prompts
         .iter()
         .map(|prompt| ScoredCompletions {
             conflict: &prompt.conflict,
-            rewards: &prompt.rewards,
+            rewards: &prompt.scored.rewards,
             left_out: &[],
         })
         .collect();
     let selection = select(&settings, &scored, args.seed);
-    match write_all(&args.output, &prompts, &selection) {
+    match write_all(&args.output, &mut prompts, &selection) {
         // The reader of our stdout, such as `head`, has closed the pipe.
         Err(error) if error.source.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         written => written?,
     }
+    let conflicts: Vec<&Conflict> = prompts.iter().map(|prompt| &prompt.conflict).collect();
     let summary = Summary::of(&conflicts, &selection, &settings, args.seed, args.logprob);
     let mut stderr = io::stderr().lock();
     if args.json {
@@ -146,123 +159,22 @@ pub(super) fn run(args: &DetectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line of input. Other fields are ignored.
-#[derive(Deserialize)]
-struct ScoredPrompt {
-    prompt_id: String,
-    completions: Vec<Object<ScoredCompletion>>,
-}
-
-#[derive(Deserialize)]
-struct ScoredCompletion {
-    #[serde(default, deserialize_with = "finite_if_present")]
-    logprob: Option<f64>,
-    #[serde(default, deserialize_with = "finite_if_present")]
-    logprob_mean: Option<f64>,
-    tokens: Option<TokenCount>,
-    token_ids: Option<TokenCount>,
-    #[serde(deserialize_with = "crate::jsonl::finite")]
-    reward: f64,
-}
-
-/// A number of tokens, given as a count or as a list of tokens.
-#[derive(Clone, Copy)]
-struct TokenCount(u64);
-
-impl<'de> Deserialize<'de> for TokenCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = TokenCount;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number of tokens or a list of tokens")
-            }
-
-            fn visit_u64<E>(self, count: u64) -> Result<TokenCount, E> {
-                Ok(TokenCount(count))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut tokens: A) -> Result<TokenCount, A::Error> {
-                let mut count = 0;
-                while tokens.next_element::<serde::de::IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok(TokenCount(count))
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl ScoredCompletion {
-    /// Returns the log-probability of this kind, in nats.
-    ///
-    /// # Errors
-    /// The invalid field and the problem.
-    fn logprob(&self, kind: LogprobKind) -> Result<f64, (&'static str, &'static str)> {
-        let sum = self.logprob.ok_or(("logprob", "missing"));
-        match kind {
-            LogprobKind::Sum => sum,
-            LogprobKind::Mean => {
-                if let Some(mean) = self.logprob_mean {
-                    return Ok(mean);
-                }
-                match self.tokens.or(self.token_ids) {
-                    Some(TokenCount(0)) => Err(("tokens", "must be at least 1 for a mean")),
-                    Some(TokenCount(tokens)) => sum.map(|sum| sum / tokens as f64),
-                    None => Err(("logprob_mean", "missing: --logprob mean needs it or `tokens`")),
-                }
-            }
-        }
-    }
-}
-
 struct MeasuredPrompt {
-    prompt_id: String,
+    scored: ScoredPrompt,
     conflict: Conflict,
-    rewards: Vec<f64>,
 }
 
-fn measure_all(input: &Path, kind: LogprobKind) -> Result<Vec<MeasuredPrompt>, InputError> {
-    let mut lines = JsonLines::<ScoredPrompt>::open(input)?;
+fn measure_all(args: &DetectArgs) -> Result<Vec<MeasuredPrompt>, InputError> {
     let mut measurer = Measurer::default();
-    let mut line_of = HashMap::new();
-    let mut prompts = Vec::new();
-    let (mut rewards, mut logprobs) = (Vec::new(), Vec::new());
-    while let Some(read) = lines.next() {
-        let (line, ScoredPrompt { prompt_id, completions }) = read?;
-        if prompt_id.is_empty() {
-            return Err(lines.error(line, "prompt_id", "must not be empty"));
-        }
-        if let Some(first) = line_of.insert(prompt_id.clone(), line) {
-            return Err(lines.error(
-                line,
-                "prompt_id",
-                format!("{prompt_id:?} is already on line {first}: use distinct ids"),
-            ));
-        }
-        rewards.clear();
-        logprobs.clear();
-        for (index, Object(completion)) in completions.iter().enumerate() {
-            let logprob = completion.logprob(kind).map_err(|(field, reason)| {
-                lines.error(line, format!("completions[{index}].{field}"), reason)
-            })?;
-            logprobs.push(logprob);
-            rewards.push(completion.reward);
-        }
-        let conflict = measurer
-            .measure(&rewards, &logprobs)
-            .map_err(|error| lines.error(line, "completions", error.to_string()))?;
-        prompts.push(MeasuredPrompt { prompt_id, conflict, rewards: rewards.clone() });
-    }
-    if prompts.is_empty() {
-        // The usual cause is a failed command before this one in a pipe.
-        return Err(lines.error(1, "prompt_id", "missing: the input is empty"));
-    }
-    Ok(prompts)
+    let file = if is_stream(&args.input) { "stdin".to_owned() } else { args.input.display().to_string() };
+    let measured = rows::read(&args.input, &args.map, args.logprob)?.into_iter().map(|scored| {
+        let conflict = measurer.measure(&scored.rewards, &scored.logprobs).map_err(|error| {
+            let error = FieldError::new("completions", FieldErrorKind::Invalid, error.to_string());
+            row_error(&file, scored.line, error)
+        })?;
+        Ok(MeasuredPrompt { scored, conflict })
+    });
+    measured.collect()
 }
 
 /// One line of output.
@@ -281,14 +193,38 @@ struct DetectedPrompt<'a> {
     /// Indices of two completions each; only under a rule that selects comparisons.
     #[serde(skip_serializing_if = "Option::is_none")]
     selected_pairs: Option<&'a [[usize; 2]]>,
+    /// The other columns of the input.
+    #[serde(flatten)]
+    rest: &'a Map<String, Value>,
 }
 
-fn write_all(output: &Path, prompts: &[MeasuredPrompt], selection: &Selection) -> Result<(), OutputError> {
+/// The figures of a line of output, which replace columns of the same names.
+const FIGURES: [&str; 10] = [
+    "degenerate",
+    "pacs",
+    "mean_abs_pacs",
+    "kendall_tau",
+    "kendall_tau_distance",
+    "concordant",
+    "discordant",
+    "tied",
+    "selected",
+    "selected_pairs",
+];
+
+fn write_all(
+    output: &Path,
+    prompts: &mut [MeasuredPrompt],
+    selection: &Selection,
+) -> Result<(), OutputError> {
     let mut writer = JsonLinesWriter::create(output)?;
     let pairs = |index: usize| selection.pairs.as_ref().map(|pairs| pairs[index].as_slice());
-    for (index, MeasuredPrompt { prompt_id, conflict, .. }) in prompts.iter().enumerate() {
+    for (index, MeasuredPrompt { scored, conflict }) in prompts.iter_mut().enumerate() {
+        for figure in FIGURES {
+            scored.rest.shift_remove(figure);
+        }
         writer.write(&DetectedPrompt {
-            prompt_id,
+            prompt_id: &scored.prompt_id,
             degenerate: conflict.degenerate,
             pacs: &conflict.pacs,
             mean_abs_pacs: conflict.mean_abs_pacs,
@@ -299,6 +235,7 @@ fn write_all(output: &Path, prompts: &[MeasuredPrompt], selection: &Selection) -
             tied: conflict.tied,
             selected: &selection.completions[index],
             selected_pairs: pairs(index),
+            rest: &scored.rest,
         })?;
     }
     writer.finish()

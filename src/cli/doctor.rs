@@ -24,10 +24,10 @@ With a configuration, the peak memory of each step on the CPU is predicted. No m
 taken as long as the configuration allows.")]
 pub(crate) struct DoctorArgs {
     /// Configuration of an experiment whose memory is predicted.
-    #[arg(value_name = "CONFIG")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// ONNX Runtime library [default: $ORT_DYLIB_PATH, or an installed one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
     /// Print as JSON.
     #[arg(long)]

@@ -8,10 +8,11 @@ mod show;
 
 use std::path::Path;
 
-use dissent_domain::id::ExperimentId;
 use dissent_domain::operator::Action;
 
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
+use crate::cli::point_args::PointArgs;
 use crate::log_access::open;
 
 /// Create, list, pause, resume, cancel and fork experiments
@@ -23,8 +24,9 @@ Examples:
   dissent experiment pause tone-demo --reason 'the GPU is needed'
   dissent experiment list
   dissent experiment show tone-demo
+  dissent experiment show experiment.toml          by the configuration, in its data folder
   dissent experiment show tone-demo --at 120 --json | jq .plan
-  dissent experiment fork tone-demo --at 482 --as tone-budget --set conflict.budget=40")]
+  dissent experiment fork tone-demo --round 0 --before selection --as tone-budget --set conflict.budget=40")]
 pub(crate) struct ExperimentArgs {
     #[command(subcommand)]
     command: ExperimentCommand,
@@ -49,28 +51,30 @@ enum ExperimentCommand {
     List,
     /// Show the plan and the rounds of an experiment
     Show {
-        /// Name of the experiment.
-        experiment: ExperimentId,
-        /// Position of the log up to which events count [default: the end]
-        #[arg(long, value_name = "POSITION")]
-        at: Option<u64>,
+        /// Name of the experiment, or its configuration.
+        #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+        experiment: ExperimentArg,
+        #[command(flatten)]
+        point: PointArgs,
     },
     /// Create an experiment that shares the history of another one and continues with other settings
     Fork(fork::ForkArgs),
 }
 
 pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<()> {
-    let data_dir = &paths::data_dir(data);
     match &args.command {
         ExperimentCommand::Create(create) => create::run(data, create, args.json),
-        ExperimentCommand::Start(command) => operator::run(data_dir, Action::Start, command, args.json),
-        ExperimentCommand::Pause(command) => operator::run(data_dir, Action::Pause, command, args.json),
-        ExperimentCommand::Resume(command) => operator::run(data_dir, Action::Resume, command, args.json),
-        ExperimentCommand::Cancel(command) => operator::run(data_dir, Action::Cancel, command, args.json),
-        ExperimentCommand::List => list::run(&*open::read_log(data_dir)?, args.json),
-        ExperimentCommand::Show { experiment, at } => {
-            show::run(&*open::read_log(data_dir)?, experiment, *at, args.json)
+        ExperimentCommand::Start(command) => operator::run(data, Action::Start, command, args.json),
+        ExperimentCommand::Pause(command) => operator::run(data, Action::Pause, command, args.json),
+        ExperimentCommand::Resume(command) => operator::run(data, Action::Resume, command, args.json),
+        ExperimentCommand::Cancel(command) => operator::run(data, Action::Cancel, command, args.json),
+        ExperimentCommand::List => list::run(&*open::read_log(&paths::data_dir(data))?, args.json),
+        ExperimentCommand::Show { experiment, point } => {
+            let Target { experiment, data_dir } = experiment.target(data)?;
+            let log = open::read_log(&data_dir)?;
+            open::require_experiment(&*log, &experiment)?;
+            show::run(&*log, &experiment, point.position(&*log, &experiment)?, args.json)
         }
-        ExperimentCommand::Fork(fork) => fork::run(&open::open_log(data_dir)?, fork, args.json),
+        ExperimentCommand::Fork(fork) => fork::run(data, fork, args.json),
     }
 }

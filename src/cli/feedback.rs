@@ -42,7 +42,7 @@ enum FeedbackCommand {
     Status(status::StatusArgs),
 }
 
-pub(crate) fn run(data_dir: &Path, args: &FeedbackArgs) -> anyhow::Result<()> {
+pub(crate) fn run(data_dir: Option<&Path>, args: &FeedbackArgs) -> anyhow::Result<()> {
     match &args.command {
         FeedbackCommand::Export(args) => export::run(data_dir, args),
         FeedbackCommand::Import(args) => import::run(data_dir, args),

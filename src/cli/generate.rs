@@ -1,6 +1,6 @@
 //! `dissent generate`: reads prompts and writes sampled completions, as JSON Lines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -14,15 +14,18 @@ use dissent_models::memory::Decoding;
 use dissent_models::runtime::CancelFlag;
 use dissent_models::template::PromptTemplate;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::interrupt;
-use super::runtime_args::{RuntimeArgs, counting_bar};
+use super::runtime_args::RuntimeArgs;
 use super::too_long::{TooLong, TooLongRows};
-use crate::dataset::prompts;
+use crate::dataset::prompts::{self, PromptRow};
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
+use crate::files;
 use crate::jsonl::JsonLinesWriter;
 use crate::memory::{self, Forecast, steps};
+use crate::progress::CountingView;
 
 /// Prompts sampled together. Their completions share each pass over the weights.
 const PROMPTS_AT_ONCE: usize = 8;
@@ -32,9 +35,9 @@ const ROWS: usize = 16;
 /// Sample completions from a policy
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Input rows:    {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
+Input rows:    {\"prompt_id\"?, \"prompt\", \"system\"?, \"category\"?, …}; a prompt is a text or a list of {\"role\", \"content\"}
 Output lines:  {\"prompt_id\", \"prompt\", \"completions\": [{\"text\", \"token_ids\", \"logprob\", \"logprob_mean\",
-               \"tokens\", \"finish_reason\"}]}
+               \"tokens\", \"finish_reason\"}], …}; other fields are kept, and `system` becomes a turn of the prompt
 Log-probabilities are in nats, of the untempered model with the weights that sample.
 
 Examples:
@@ -46,10 +49,10 @@ Examples:
 A completion depends only on the seed, its prompt and its number, not on the other prompts of the input.")]
 pub(crate) struct GenerateArgs {
     /// Policy: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     policy: PathBuf,
     /// PEFT LoRA folder of the policy.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Weights that sample: `f32`, `as-stored` (the numbers of a quantised GGUF file, without dequantising
     /// them) or `int8` (8-bit integers, from any model). The latter two run on the CPU only.
@@ -86,10 +89,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Prompts: JSON Lines, a JSON array, CSV or Parquet; `-` is stdin.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     input: PathBuf,
     /// File for the completions; `-` is stdout.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "FILE")]
     output: PathBuf,
     /// Check the options and the input, print the predicted peak memory as JSON, and run no model.
     #[arg(long)]
@@ -106,6 +109,9 @@ struct Line<'a> {
     category: Option<&'a str>,
     /// `None` if the prompt is too long.
     completions: Option<Vec<CompletionLine>>,
+    /// The other fields of the prompt's row.
+    #[serde(flatten)]
+    rest: BTreeMap<&'a str, &'a Value>,
 }
 
 /// A prompt as it was given.
@@ -140,8 +146,10 @@ impl From<Completion> for CompletionLine {
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    files::check_not_input(&args.output, &[&args.input])?;
     let sampling = args.sampling()?;
-    let prompts = prompts::read(&args.input)?;
+    let rows = prompts::read_rows(&args.input)?;
+    let prompts: Vec<Prompt> = rows.iter().map(|row| row.prompt.clone()).collect();
     if args.dry_run {
         return args.dry_run(&prompts);
     }
@@ -149,14 +157,14 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let (runtime, options) = models::runtime(&args.runtime.config(), ROWS)?;
     let generator = Generator::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let mut sampler = Sampler { args, sampling, tokenizer: &model.checkpoint.tokenizer, generator };
-    let (planned, too_long) = sampler.plan(&prompts)?;
+    let (planned, too_long) = sampler.plan(&rows)?;
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
-    let bar = counting_bar(Some(prompts.len() as u64), "prompts");
+    let mut bar = CountingView::new(prompts.len() as u64, "prompts");
     for batch in planned.chunks(PROMPTS_AT_ONCE) {
         let written = sampler.sample(batch, &cancel).and_then(|completions| {
             for (planned, completions) in batch.iter().zip(completions) {
-                output.write(&line(planned.prompt, completions))?;
+                output.write(&line(planned.row, completions))?;
             }
             Ok(())
         });
@@ -171,7 +179,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn line(prompt: &Prompt, completions: Option<Vec<Completion>>) -> Line<'_> {
+fn line(PromptRow { prompt, rest }: &PromptRow, completions: Option<Vec<Completion>>) -> Line<'_> {
+    let rest = rest.iter().filter(|(field, _)| *field != "completions");
     Line {
         prompt_id: prompt.prompt_id.as_str(),
         prompt: if prompt.messages.is_empty() {
@@ -182,6 +191,7 @@ fn line(prompt: &Prompt, completions: Option<Vec<Completion>>) -> Line<'_> {
         category: prompt.category.as_deref(),
         completions: completions
             .map(|completions| completions.into_iter().map(CompletionLine::from).collect()),
+        rest: rest.map(|(field, value)| (field.as_str(), value)).collect(),
     }
 }
 
@@ -240,21 +250,22 @@ struct Sampler<'a> {
 
 /// A prompt with its work; none if it is too long.
 struct PlannedPrompt<'a> {
-    prompt: &'a Prompt,
+    row: &'a PromptRow,
     job: Option<GenerationJob>,
 }
 
 impl Sampler<'_> {
     /// Prepares all prompts, before the model runs for the first one.
-    fn plan<'p>(&self, prompts: &'p [Prompt]) -> anyhow::Result<(Vec<PlannedPrompt<'p>>, TooLongRows)> {
-        let (mut planned, mut too_long) = (Vec::with_capacity(prompts.len()), TooLongRows::default());
-        for prompt in prompts {
+    fn plan<'p>(&self, rows: &'p [PromptRow]) -> anyhow::Result<(Vec<PlannedPrompt<'p>>, TooLongRows)> {
+        let (mut planned, mut too_long) = (Vec::with_capacity(rows.len()), TooLongRows::default());
+        for row in rows {
+            let prompt = &row.prompt;
             let job = self.job(prompt).with_context(|| format!("prompt {}", prompt.prompt_id))?;
             if job.is_none() {
                 too_long.add(prompt.prompt_id.as_str());
             }
             if job.is_some() || self.args.too_long != TooLong::Skip {
-                planned.push(PlannedPrompt { prompt, job });
+                planned.push(PlannedPrompt { row, job });
             }
         }
         too_long.check(self.args.too_long)?;

@@ -3,8 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use dissent_domain::id::ExperimentId;
-
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::history::overview::ExperimentHistory;
 use crate::log_access::open;
 use crate::report::LiftFigures;
@@ -20,9 +19,8 @@ Examples:
 The share feedback.audit of the comparisons is drawn uniformly from all pairs. From these and from the others, weighted by \
 their propensities, the command estimates how many errors a label each rule finds. It works while people still judge.")]
 pub(crate) struct LiftArgs {
-    /// Name of the experiment.
-    #[arg(value_parser = |name: &str| ExperimentId::new(name))]
-    experiment: ExperimentId,
+    /// Name of the experiment, or its configuration.
+    experiment: ExperimentArg,
     /// Stop after this position of the log.
     #[arg(long, value_name = "POSITION")]
     at: Option<u64>,
@@ -31,10 +29,11 @@ pub(crate) struct LiftArgs {
     json: bool,
 }
 
-pub(crate) fn run(data_dir: &Path, args: &LiftArgs) -> anyhow::Result<()> {
-    let log = open::read_log(data_dir)?;
-    open::require_experiment(&*log, &args.experiment)?;
-    let history = ExperimentHistory::read(&*log, &args.experiment, args.at)?;
+pub(crate) fn run(data_dir: Option<&Path>, args: &LiftArgs) -> anyhow::Result<()> {
+    let Target { experiment, data_dir } = args.experiment.target(data_dir)?;
+    let log = open::read_log(&data_dir)?;
+    open::require_experiment(&*log, &experiment)?;
+    let history = ExperimentHistory::read(&*log, &experiment, args.at)?;
     let figures = LiftFigures::of(history.experiment());
     let mut out = std::io::stdout().lock();
     if args.json {

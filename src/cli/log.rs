@@ -15,6 +15,8 @@ use dissent_domain::log::{EventLog, LogError, LogPart};
 use dissent_storage::{Salvage, SledLog, SledOptions, transfer};
 use serde_json::json;
 
+use crate::cli::experiment_arg::{self, ExperimentArg, ExperimentRef};
+use crate::cli::paths;
 use crate::error::BadInput;
 use output::print_line;
 
@@ -27,10 +29,12 @@ use crate::log_access::open;
 Examples:
   dissent log verify
   dissent log tail --experiment tone-demo -n 5
+  dissent log tail --experiment experiment.toml         of a configuration, in its data folder
   dissent log export --experiment tone-demo --output tone-demo.events.jsonl
   dissent --data-dir ./copy log import tone-demo.events.jsonl
   dissent log export --salvage --output saved.events.jsonl   the sound part of a damaged log
   dissent log export --table scores scores.jsonl        flat rows, for pandas, pyarrow or duckdb
+  dissent log export --table pairs --experiment experiment.toml pairs.jsonl     one row a pair; pandas.read_json(…, lines=True)
   dissent log diff tone-demo tone-demo-2                the differences of two runs
   dissent log diff ./here:tone-demo ./there:tone-demo   one experiment in two data folders
   dissent log backup ./backup-monday                    also while `dissent serve` has the log open
@@ -55,24 +59,24 @@ enum LogCommand {
         /// Number of events.
         #[arg(short = 'n', long, default_value_t = 10)]
         count: u64,
-        /// Only events of this experiment.
-        #[arg(long)]
-        experiment: Option<ExperimentId>,
+        /// Only events of this experiment, given by name or configuration.
+        #[arg(long, value_name = "EXPERIMENT|CONFIG.toml")]
+        experiment: Option<ExperimentArg>,
     },
     /// Write events as JSON Lines: lossless, or as a flat table
     #[command(after_help = COLUMNS)]
     Export {
-        /// Only events of this experiment.
-        #[arg(long)]
-        experiment: Option<ExperimentId>,
+        /// Only events of this experiment, given by name or configuration.
+        #[arg(long, value_name = "EXPERIMENT|CONFIG.toml")]
+        experiment: Option<ExperimentArg>,
         /// Write flat rows of this kind for data frames; `import` cannot read them.
         #[arg(long, value_enum)]
         table: Option<Table>,
         /// Output file; `-` is stdout.
-        #[arg(default_value = "-", value_name = "FILE", conflicts_with = "output")]
+        #[arg(value_parser = crate::cli::paths::path(), default_value = "-", value_name = "FILE", conflicts_with = "output")]
         file: PathBuf,
         /// Output file, as an option.
-        #[arg(long, short, value_name = "FILE")]
+        #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "FILE")]
         output: Option<PathBuf>,
         /// Write the sound events of a damaged log, and report the lost ones on stderr.
         #[arg(long, conflicts_with_all = ["experiment", "table"])]
@@ -81,15 +85,15 @@ enum LogCommand {
     /// Show where two experiments differ; the exit code is 1 if they do
     #[command(after_help = DIFF_HELP)]
     Diff {
-        /// First experiment: NAME, or DATA-FOLDER:NAME.
-        a: diff::ExperimentRef,
+        /// First experiment: NAME, DATA-FOLDER:NAME, or CONFIG.toml.
+        a: ExperimentRef,
         /// Second experiment, in the same form.
-        b: diff::ExperimentRef,
+        b: ExperimentRef,
     },
     /// Add the events of an export; events that the log already has stay unchanged
     Import {
         /// File written by `dissent log export`.
-        #[arg(value_name = "FILE")]
+        #[arg(value_parser = crate::cli::paths::path(), value_name = "FILE")]
         file: PathBuf,
     },
     /// Copy finished experiments to another data folder, and optionally remove them from this log
@@ -97,7 +101,7 @@ enum LogCommand {
     /// Restore a backup as the log of a data folder that has none
     Restore {
         /// Folder of the backup.
-        #[arg(value_name = "DIR")]
+        #[arg(value_parser = crate::cli::paths::path(), value_name = "DIR")]
         from: PathBuf,
     },
     /// Copy the log to a new folder, also while a server has it open; see `restore`
@@ -111,21 +115,24 @@ ids are not compared. The output shows:
   - counts by event type, and the fields that differ, with the largest difference of a number;
   - the hashes of the final states.";
 
-pub(crate) fn run(data_dir: &Path, args: &LogArgs) -> anyhow::Result<()> {
+pub(crate) fn run(data: Option<&Path>, args: &LogArgs) -> anyhow::Result<()> {
+    let data_dir = &paths::data_dir(data);
     match &args.command {
         LogCommand::Verify => verify(&open::open_log(data_dir)?, args.json),
         LogCommand::Stat => stat(&*open::read_log(data_dir)?, args.json),
         LogCommand::Tail { count, experiment } => {
-            tail(&*open::read_log(data_dir)?, *count, experiment.as_ref(), args.json)
+            let (experiment, data_dir) = experiment_arg::optional(experiment.as_ref(), data)?;
+            tail(&*open::read_log(&data_dir)?, *count, experiment.as_ref(), args.json)
         }
         LogCommand::Export { file, output, salvage: true, .. } => {
             salvage(data_dir, output.as_ref().unwrap_or(file))
         }
         LogCommand::Export { experiment, table, file, output, .. } => {
-            export(data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
+            let (experiment, data_dir) = experiment_arg::optional(experiment.as_ref(), data)?;
+            export(&data_dir, experiment.as_ref(), *table, output.as_ref().unwrap_or(file))
         }
-        LogCommand::Diff { a, b } => diff::run(data_dir, a, b, args.json),
-        LogCommand::Archive(archive) => archive::run(data_dir, archive, args.json),
+        LogCommand::Diff { a, b } => diff::run(data, a, b, args.json),
+        LogCommand::Archive(archive) => archive::run(data, archive, args.json),
         LogCommand::Restore { from } => archive::restore(data_dir, from, args.json),
         LogCommand::Import { file } => import(data_dir, file, args.json),
         LogCommand::Backup(backup) => backup::run(data_dir, backup, args.json),

@@ -1,29 +1,36 @@
 //! The command line. Each command has its own file; this one parses the arguments and calls it.
 
+mod compare;
 mod completions;
 mod detect;
 mod doctor;
 mod eval;
 mod experiment;
+mod experiment_arg;
 mod feedback;
 mod generate;
 mod health;
 mod http_client;
+mod init;
 mod interrupt;
 mod lift;
 mod log;
 mod model;
 mod paths;
+mod point_args;
 mod queue;
 mod replay;
 mod report;
 mod reward_model;
 mod run;
 mod runtime_args;
+mod schema;
 mod score;
 mod serve;
 mod server;
+mod spelling;
 mod study;
+mod suggestion;
 mod too_long;
 mod train;
 
@@ -31,7 +38,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use paths::data_dir;
 
@@ -42,6 +49,7 @@ use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 const AFTER_HELP: &str = "\
 Examples:
   dissent doctor                            check that this machine has everything a run needs
+  dissent init                              write a configuration; asks for prompts and models
   dissent run experiment.toml               find the conflicts, and write a report
   dissent detect --input scored.jsonl       find the conflicts in your own completions and scores, without a model
 
@@ -57,7 +65,7 @@ Exit codes:
 #[command(name = "dissent", version, after_help = AFTER_HELP, propagate_version = true)]
 struct Cli {
     /// Folder of the event log and the artifacts [default: as configured, or .dissent]
-    #[arg(long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, global = true, env = "DISSENT_DATA", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Filter of the log lines on stderr, such as `info` or `dissent_actors=debug`.
     #[arg(
@@ -77,6 +85,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(Box<init::InitArgs>),
+    Schema(schema::SchemaArgs),
     Run(run::RunArgs),
     Serve(serve::ServeArgs),
     Worker(serve::WorkerArgs),
@@ -89,6 +99,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Report(report::ReportArgs),
     Lift(lift::LiftArgs),
+    Compare(compare::CompareArgs),
     Experiment(experiment::ExperimentArgs),
     Log(log::LogArgs),
     Replay(replay::ReplayArgs),
@@ -103,7 +114,8 @@ enum Command {
 /// Parses the command line, runs the command, prints its error, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = spelling::with_hidden(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let mut telemetry = match Telemetry::start(&cli.telemetry()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
@@ -142,21 +154,24 @@ impl Cli {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let data = cli.data_dir.as_deref();
     match &cli.command {
+        Command::Init(args) => init::run(args),
+        Command::Schema(args) => schema::run(args),
         Command::Run(args) => run::run(data, cli.log_format, args),
         Command::Serve(args) => serve::serve(data, args),
         Command::Worker(args) => serve::work(data, args),
         Command::Generate(args) => generate::run(args),
         Command::Score(args) => score::run(args),
         Command::Detect(args) => detect::run(args),
-        Command::Feedback(args) => feedback::run(&data_dir(data), args),
+        Command::Feedback(args) => feedback::run(data, args),
         Command::Study(args) => study::run(data, args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
-        Command::Report(args) => report::run(&data_dir(data), args),
-        Command::Lift(args) => lift::run(&data_dir(data), args),
+        Command::Report(args) => report::run(data, args),
+        Command::Lift(args) => lift::run(data, args),
+        Command::Compare(args) => compare::run(data, args),
         Command::Experiment(args) => experiment::run(data, args),
-        Command::Log(args) => log::run(&data_dir(data), args),
-        Command::Replay(args) => replay::run(&data_dir(data), args),
+        Command::Log(args) => log::run(data, args),
+        Command::Replay(args) => replay::run(data, args),
         Command::Model(args) => model::run(args),
         Command::Queue(args) => queue::run(data, args),
         Command::Dead(args) => queue::dead(args),

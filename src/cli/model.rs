@@ -22,6 +22,7 @@ enum ModelCommand {
                             dissent model inspect ./proxy-reward --json")]
     Inspect {
         /// Folder or file to inspect.
+        #[arg(value_parser = crate::cli::paths::path())]
         path: PathBuf,
         /// Print as JSON.
         #[arg(long)]
@@ -41,16 +42,16 @@ the checkpoint alone is written: a GGUF file becomes a Hugging Face folder.")]
 #[derive(Debug, clap::Args)]
 struct MergeArgs {
     /// Model: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     base: PathBuf,
     /// Keep only the first K layers of the model.
     #[arg(long, value_name = "K")]
     layers: Option<u32>,
     /// PEFT LoRA folder to merge.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Folder for the result, which must not exist.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "DIR")]
     output: PathBuf,
     /// Element type of the weights: f32, f16 or bf16.
     #[arg(long, default_value = "f32", value_parser = dtype)]

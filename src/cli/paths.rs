@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use dissent_domain::id::ExperimentId;
+
+use crate::config::resolve;
+use crate::text::shell_word;
 
 /// Default data folder, which holds the event log and the artifacts.
 const DATA_DIR: &str = ".dissent";
@@ -15,7 +19,10 @@ pub(crate) fn data_dir(given: Option<&Path>) -> PathBuf {
 /// Returns the option that names this data folder in a suggested command; empty for the default folder.
 pub(crate) fn data_option(data_dir: &Path) -> String {
     let short = shortened(data_dir);
-    if short == Path::new(DATA_DIR) { String::new() } else { format!(" --data-dir {}", short.display()) }
+    if short == Path::new(DATA_DIR) {
+        return String::new();
+    }
+    format!(" --data-dir {}", shell_word(&short.to_string_lossy()))
 }
 
 /// Returns the canonical path, relative to the working folder if it lies below that.
@@ -35,6 +42,12 @@ pub(crate) fn report_path(data_dir: &Path, experiment: &ExperimentId) -> PathBuf
 /// Whether a path is `-`, which names stdin or stdout.
 pub(crate) fn is_stream(path: &Path) -> bool {
     path == Path::new("-")
+}
+
+/// Returns the parser of an option that takes a path. `cache:` and `~/` mean what they mean in a
+/// configuration.
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| resolve(&path, Path::new("")))
 }
 
 /// Path of a file, or `-` for stdin or stdout.

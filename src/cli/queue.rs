@@ -38,7 +38,7 @@ enum QueueCommand {
 #[derive(Debug, clap::Args)]
 struct StatArgs {
     /// Configuration of the experiment, with [broker] kind = "rabbitmq".
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Print as JSON.
     #[arg(long)]
@@ -76,7 +76,7 @@ enum DeadCommand {
 #[derive(Debug, clap::Args)]
 struct DeadListArgs {
     /// Configuration with [broker] kind = "rabbitmq".
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Maximum number of dead letters to show.
     #[arg(long, default_value_t = 100)]
@@ -89,7 +89,7 @@ struct DeadListArgs {
 #[derive(Debug, clap::Args)]
 struct DeadLetterArgs {
     /// Configuration with [broker] kind = "rabbitmq".
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Id of the dead letter, from `dissent dead list`.
     #[arg(value_name = "ID")]

@@ -16,6 +16,9 @@ use dissent_domain::round::{PromptProgress, Round};
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 use serde::Serialize;
 
+use crate::cli::experiment_arg::{self, ExperimentArg};
+use crate::cli::point_args::PointArgs;
+use crate::config::ExperimentConfig;
 use crate::error::BadInput;
 use crate::experiment::start;
 use crate::history::{self, settings::Setting};
@@ -26,10 +29,11 @@ use crate::log_access::open;
 #[command(after_help = "\
 Examples:
   dissent replay tone-demo                  the state after all events
-  dissent replay tone-demo --at 120         the state at position 120 of the log
+  dissent replay experiment.toml --verify   the experiment of a configuration, in its data folder
+  dissent replay tone-demo --before selection   the state before the last selection; also --at POSITION
   dissent replay tone-demo --verify         measure, select and decide again, and compare with the record
   dissent replay --verify                   the same for every experiment of the log
-  dissent replay tone-demo --recompute experiment.toml   run every model again, and compare with the record
+  dissent replay --recompute experiment.toml   run every model again, and compare with the record
   dissent replay tone-demo --what-if conflict.delta=1.5
   dissent replay tone-demo --what-if conflict.rule=budget --what-if conflict.budget=20 --json
 
@@ -46,16 +50,17 @@ about as long as the original model runs took, and writes nothing to the log. If
 It shows the completions that would have been compared, the cost, and the overlap with the recorded selection. No model runs. From the
 second round on, the scores come from models that learnt from the recorded judgements. `KEY=` unsets a setting.")]
 pub(crate) struct ReplayArgs {
-    /// Name of the experiment; with --verify it may be left out to check every experiment of the log.
-    experiment: Option<ExperimentId>,
-    /// Stop after this position of the log.
-    #[arg(long, value_name = "POSITION")]
-    at: Option<u64>,
+    /// Name of the experiment, or its configuration; with --verify it may be left out to check every
+    /// experiment of the log.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: Option<ExperimentArg>,
+    #[command(flatten)]
+    point: PointArgs,
     /// Recompute every pure decision from the recorded inputs, and compare it with the record.
     #[arg(long)]
     verify: bool,
     /// Run every model again with this configuration, and compare the results with the record.
-    #[arg(long, value_name = "CONFIG.toml", conflicts_with_all = ["verify", "what_if", "at"])]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "CONFIG.toml", conflicts_with_all = ["verify", "what_if", "at", "before"])]
     recompute: Option<PathBuf>,
     /// Select again with this setting; repeat the option for further settings.
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "verify")]
@@ -69,8 +74,8 @@ pub(crate) struct ReplayArgs {
 }
 
 impl ReplayArgs {
-    fn options(&self) -> what_if::Options<'_> {
-        what_if::Options { at: self.at, settings: &self.what_if, top: self.top, json: self.json }
+    fn options(&self, at: Option<u64>) -> what_if::Options<'_> {
+        what_if::Options { at, settings: &self.what_if, top: self.top, json: self.json }
     }
 }
 
@@ -124,18 +129,27 @@ impl From<&Round> for RoundState {
     }
 }
 
-pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
-    let Some(experiment) = &args.experiment else {
+pub(crate) fn run(data_dir: Option<&Path>, args: &ReplayArgs) -> anyhow::Result<()> {
+    // The configuration of a recomputation names its experiment, too.
+    // A recomputation finds the data folder through its configuration.
+    let configured = args.recompute.as_deref().map(ExperimentConfig::load).transpose()?;
+    let data_dir = data_dir.or(configured.as_ref().and_then(|experiment| experiment.data_dir.as_deref()));
+    let named = args.experiment.clone().or_else(|| args.recompute.clone().map(ExperimentArg::Config));
+    let (experiment, data_dir) = experiment_arg::optional(named.as_ref(), data_dir)?;
+    let data_dir = data_dir.as_path();
+    let Some(experiment) = &experiment else {
         if !args.verify {
             let reason = "no experiment named: name one, or use --verify to check all of them";
             return Err(BadInput(reason.to_owned()).into());
         }
-        return verify::run(&*open::read_log(data_dir)?, &snapshots(data_dir), args.at, args.json);
+        let at = args.point.of_whole_log()?;
+        return verify::run(&*open::read_log(data_dir)?, &snapshots(data_dir), at, args.json);
     };
     let log = open::read_log(data_dir)?;
     open::require_experiment(&*log, experiment)?;
+    let at = args.point.position(&*log, experiment)?;
     if !args.what_if.is_empty() {
-        return what_if::run(&*log, experiment, &args.options());
+        return what_if::run(&*log, experiment, &args.options(at));
     }
     if let Some(config) = &args.recompute {
         return recompute::run(log.shared(), data_dir, experiment, config, args.json);
@@ -143,10 +157,10 @@ pub(crate) fn run(data_dir: &Path, args: &ReplayArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
     let replay = if args.verify {
         let mut replay = Replay::verifying();
-        verify::each(&*log, &snapshots(data_dir), experiment, args.at, &mut replay)?;
+        verify::each(&*log, &snapshots(data_dir), experiment, at, &mut replay)?;
         replay
     } else {
-        replay(&*log, &snapshots(data_dir), experiment, args.at)?
+        replay(&*log, &snapshots(data_dir), experiment, at)?
     };
     let outcome = outcome(&replay, experiment, begun.elapsed().as_secs_f64());
     let mut out = std::io::stdout().lock();

@@ -3,30 +3,30 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use clap::ValueEnum;
-use dissent_domain::id::ExperimentId;
-
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::error::BadInput;
 use crate::files;
 use crate::log_access::open;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
+use anyhow::Context as _;
+use clap::ValueEnum;
 
 /// Report where the policy and the reward model disagree
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   dissent report demo                               write the page, and print its path
+  dissent report experiment.toml                    the same, by the configuration; also while it runs
   dissent report demo --format md --top 3           a text to paste into an issue
   dissent report demo --format json | jq .figures   every figure, for programs
 
 The report needs the event log only, and the experiment may be unfinished. While a run or a server has the log open, that process
 gives the command a copy.")]
 pub(crate) struct ReportArgs {
-    /// Name of the experiment.
-    #[arg(value_parser = |name: &str| ExperimentId::new(name))]
-    experiment: ExperimentId,
+    /// Name of the experiment, or its configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
     /// The round, from 0 [default: the last one opened]
     #[arg(long, value_name = "R")]
     round: Option<u32>,
@@ -35,7 +35,7 @@ pub(crate) struct ReportArgs {
     format: Format,
     /// Output file; `-` is stdout [default: reports/EXPERIMENT.html in the data folder for html, stdout for
     /// md and json]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Texts in each list: conflicting prompts, completions that the proxy favours, and completions that the
     /// policy favours.
@@ -53,15 +53,16 @@ enum Format {
     Html,
 }
 
-pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
-    let data = read(data_dir, args)?;
+pub(crate) fn run(data_dir: Option<&Path>, args: &ReportArgs) -> anyhow::Result<()> {
+    let target = args.experiment.target(data_dir)?;
+    let data = read(&target, args)?;
     let content = match args.format {
         Format::Md => report::markdown(&data)?,
         Format::Json => report::json(&data)?,
         Format::Html => report::html(&data)?,
     };
     let mut stdout = std::io::stdout();
-    match target(data_dir, args) {
+    match output(&target, args) {
         None => stdout.write_all(content.as_bytes()).context("failed to write to stdout"),
         Some(path) => {
             files::write(&content, &path)?;
@@ -70,34 +71,33 @@ pub(crate) fn run(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     }
 }
 
-fn read(data_dir: &Path, args: &ReportArgs) -> anyhow::Result<ReportData> {
+fn read(target: &Target, args: &ReportArgs) -> anyhow::Result<ReportData> {
+    let Target { experiment, data_dir } = target;
     if !open::log_dir(data_dir).is_dir() {
         let reason = format!(
             "no event log in {}: start an experiment with `dissent run CONFIG.toml`, or name the data folder with \
-             --data-dir",
+             --data-dir or by the configuration",
             data_dir.display()
         );
         return Err(BadInput(reason).into());
     }
     let log = open::read_log(data_dir)?;
-    ReportData::from_log_with_top(&*log, &args.experiment, args.round, args.top).map_err(
-        |error| match error {
-            ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
-                BadInput(error.to_string()).into()
-            }
-            ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
-        },
-    )
+    ReportData::from_log_with_top(&*log, experiment, args.round, args.top).map_err(|error| match error {
+        ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
+            BadInput(format!("{error}{}", open::path_hint(experiment))).into()
+        }
+        ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
+    })
 }
 
 /// Returns the file to write; none for stdout.
-fn target(data_dir: &Path, args: &ReportArgs) -> Option<PathBuf> {
+fn output(Target { experiment, data_dir }: &Target, args: &ReportArgs) -> Option<PathBuf> {
     match &args.output {
         Some(path) => (path != Path::new("-")).then(|| path.clone()),
         None if args.format == Format::Html => {
-            let latest = paths::report_path(data_dir, &args.experiment);
+            let latest = paths::report_path(data_dir, experiment);
             // The report of an earlier round must not replace that of the latest round.
-            let earlier = args.round.map(|round| format!("{}-round-{round}.html", args.experiment));
+            let earlier = args.round.map(|round| format!("{experiment}-round-{round}.html"));
             Some(earlier.map_or(latest.clone(), |name| latest.with_file_name(name)))
         }
         None => None,

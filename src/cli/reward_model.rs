@@ -13,13 +13,13 @@ use crate::experiment::models::Model;
 #[derive(Debug, clap::Args)]
 pub(super) struct RewardModelOptions {
     /// Reward model: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     reward: PathBuf,
     /// Keep only the first K layers of the reward model.
     #[arg(long, value_name = "K")]
     reward_layers: Option<u32>,
     /// PEFT LoRA folder of the reward model (SEQ_CLS, with its score head).
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     reward_adapter: Option<PathBuf>,
     /// Template of the reward model [default: the policy's]
     #[arg(long, value_name = "TEMPLATE")]

@@ -8,13 +8,14 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::replay::Replay;
 
-use super::runtime_args::RuntimeOverrides;
-use crate::cli::paths;
+use super::runtime_args::{OverrideArgs, RuntimeOverrides};
+use crate::cli::{paths, suggestion};
 use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::run::{Run, run_experiment};
+use crate::forecast;
 use crate::history::overview::{CommandedBy, ExperimentHistory};
-use crate::memory::{experiment, show};
+use crate::history::suggested_fork::SuggestedFork;
 use crate::progress::ProgressView;
 use crate::report;
 use crate::telemetry::LogFormat;
@@ -25,11 +26,13 @@ use crate::telemetry::LogFormat;
 Examples:
   dissent run experiment.toml
   dissent run experiment.toml --provider cuda
+  dissent run experiment.toml --set experiment.name=tone-gap --set conflict.rule=gap --seed 7
   DISSENT_LOG=info dissent run experiment.toml 2> run.log
 
 Configuration (* marks required keys; relative paths start at the folder of the file, `cache:` paths at the cache folder):
   [experiment]  name*, seed = 0, rounds = 1, data_dir
-  [prompts]     path*: rows of {\"prompt_id\"?, \"prompt\", \"category\"?}; a prompt is a text or a list of {\"role\", \"content\"}
+  [prompts]     path*: rows of {\"prompt_id\"?, \"prompt\", \"system\"?, \"category\"?}; a prompt is a text or a list of {\"role\",
+                \"content\"}; ignore = []: further fields of the rows, which are errors otherwise
   [policy]      path*, adapter, template = \"chat\", weights = \"f32\" (or \"as-stored\", \"int8\"; what samples)
   [reward]      path*, layers, adapter, template = \"chat\", kind = \"reward\" or \"cost\"; of a model with several outputs
                 label or weights = [W, …]
@@ -60,8 +63,10 @@ Press Ctrl-C to stop: work in progress is finished, or abandoned after a second 
 resumes. The result is the same as without the stop.")]
 pub(crate) struct RunArgs {
     /// Configuration of the experiment.
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
+    #[command(flatten)]
+    overrides: OverrideArgs,
     #[command(flatten)]
     runtime: RuntimeOverrides,
     /// Prompts in one batch, which changes the speed but not the result. Overrides the configuration.
@@ -70,7 +75,8 @@ pub(crate) struct RunArgs {
     /// Wait for people's judgements instead of ending.
     #[arg(long)]
     wait: bool,
-    /// Check the configuration, its files and models, print the predicted peak memory, and run nothing.
+    /// Check everything that the run reads, and predict its time, memory, disk and labels. The models run for
+    /// a few seconds, and the data folder does not change.
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     /// Print the summary as JSON.
@@ -80,23 +86,29 @@ pub(crate) struct RunArgs {
 
 pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) -> anyhow::Result<()> {
     let config = configured(args)?;
-    if args.dry_run {
-        return show(&experiment::forecast(&config)?, config.runtime.provider, args.json);
-    }
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
+    if args.dry_run {
+        let forecast = forecast::of_run(&config, &data_dir, true).map_err(|error| {
+            suggestion::with_fork(error, &data_dir, |name| suggestion::this_command(&["--set", name]))
+        })?;
+        return forecast.show(&config, args.json);
+    }
     let view = ProgressView::new(format);
-    let Run { ending, experiment, log } = run_experiment(&config, &data_dir, args.wait, &view)?;
+    let Run { ending, experiment, log } =
+        run_experiment(&config, &data_dir, args.wait, &view).map_err(|error| {
+            suggestion::with_fork(error, &data_dir, |name| suggestion::this_command(&["--set", name]))
+        })?;
     drop(view);
     match ending {
         Ending::Finished => conclude(&*log, &experiment, &data_dir, args.json),
-        Ending::WaitsForPeople => print_feedback_commands(&*log, &experiment, &args.config, &data_dir),
-        Ending::Paused => print_resume_commands(&*log, &experiment, &args.config, &data_dir),
-        Ending::Cancelled => Err(BadInput(cancelled_text(&*log, &experiment)?).into()),
+        Ending::WaitsForPeople => print_feedback_commands(&*log, &experiment, &data_dir),
+        Ending::Paused => print_resume_commands(&*log, &experiment, &data_dir),
+        Ending::Cancelled => Err(BadInput(cancelled_text(&*log, &experiment, &data_dir)?).into()),
     }
 }
 
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {
-    let mut config = Config::load(&args.config)?;
+    let mut config = Config::load_with(&args.config, &args.overrides.all())?;
     args.runtime.apply(&mut config.runtime);
     config.generation.batch_prompts = args.batch_prompts.unwrap_or(config.generation.batch_prompts);
     config.validate()?;
@@ -107,7 +119,6 @@ fn configured(args: &RunArgs) -> anyhow::Result<Config> {
 fn print_feedback_commands(
     log: &dyn EventLog,
     experiment: &ExperimentId,
-    config: &Path,
     data_dir: &Path,
 ) -> anyhow::Result<()> {
     let mut replay = Replay::new();
@@ -123,8 +134,9 @@ fn print_feedback_commands(
         "{comparisons} comparisons wait for people's judgements.\n\
          make the page:  dissent feedback export {experiment} --format html --output judge.html{option}\n\
          read its file:  dissent feedback import FILE{option}    (the file that the page saves)\n\
-         then continue:  dissent run {}{option}",
-        config.display()
+         until then:     dissent report {experiment}{option}\n\
+         then continue:  {}",
+        suggestion::this_command(&[])
     )?;
     Ok(())
 }
@@ -133,7 +145,6 @@ fn print_feedback_commands(
 fn print_resume_commands(
     log: &dyn EventLog,
     experiment: &ExperimentId,
-    config: &Path,
     data_dir: &Path,
 ) -> anyhow::Result<()> {
     let history = ExperimentHistory::read(log, experiment, None)?;
@@ -142,20 +153,25 @@ fn print_resume_commands(
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{experiment} is paused{}\nto resume:  dissent experiment resume {experiment}{option} && dissent run {}{option}",
+        "{experiment} is paused{}\nto resume:  dissent experiment resume {experiment}{option} && {}",
         by_whom.map_or_else(String::new, |by_whom| format!(" {by_whom}")),
-        config.display()
+        suggestion::this_command(&[])
     )?;
     Ok(())
 }
 
-fn cancelled_text(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<String> {
+fn cancelled_text(log: &dyn EventLog, experiment: &ExperimentId, data_dir: &Path) -> anyhow::Result<String> {
     let history = ExperimentHistory::read(log, experiment, None)?;
     let by_whom = CommandedBy::of(history.experiment()).and_then(|command| command.words());
+    let by_whom = by_whom.map_or_else(String::new, |by_whom| format!(" {by_whom}"));
+    let Some(fork) = SuggestedFork::with(log, experiment, Vec::new())? else {
+        return Ok(format!("{experiment} was cancelled{by_whom}: change the name in the configuration"));
+    };
+    let name = format!("experiment.name={}", fork.name);
     Ok(format!(
-        "{experiment} was cancelled{}: fork it with `dissent experiment fork {experiment} --at ... --as ...`, or change the name \
-         in the configuration",
-        by_whom.map_or_else(String::new, |by_whom| format!(" {by_whom}")),
+        "{experiment} was cancelled{by_whom}: change the name in the configuration, or fork it:\n  {}\n  {}",
+        suggestion::fork_command(&fork, data_dir),
+        suggestion::this_command(&["--set", &name])
     ))
 }
 

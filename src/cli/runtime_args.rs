@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use dissent_models::runtime::{ComputeType, Provider};
-use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::config::overrides::Override;
 use crate::config::{RuntimeConfig, THREADS_MAX};
 
 /// Provider, threads and library of model runs.
@@ -23,7 +23,7 @@ pub(crate) struct RuntimeArgs {
     #[arg(long, default_value_t = 0, value_parser = threads)]
     threads: usize,
     /// ONNX Runtime library [default: the installed one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
 
@@ -36,6 +36,31 @@ impl RuntimeArgs {
             threads: self.threads,
             onnxruntime: self.onnxruntime.clone(),
         }
+    }
+}
+
+/// Values that replace those of a configuration.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OverrideArgs {
+    /// Value of a key of the configuration, as TOML, such as conflict.budget=40; `KEY=` leaves KEY out. May
+    /// be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Override>,
+    /// Seed of every random choice, as --set experiment.seed=N.
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(0..))]
+    seed: Option<i64>,
+}
+
+impl OverrideArgs {
+    /// Returns the values, of which a later one counts.
+    pub(crate) fn all(&self) -> Vec<Override> {
+        self.set.iter().cloned().chain(self.seed.map(Override::of_seed)).collect()
+    }
+
+    /// Returns the values as options of a suggested command.
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.all().iter().flat_map(|replaced| ["--set".to_owned(), replaced.to_string()]).collect()
     }
 }
 
@@ -54,6 +79,9 @@ pub(crate) struct RuntimeOverrides {
     /// Threads of one model run; 0 is one for each physical core. Overrides the configuration.
     #[arg(long, value_parser = threads)]
     threads: Option<usize>,
+    /// ONNX Runtime library. Overrides the configuration.
+    #[arg(long, value_name = "FILE", value_parser = crate::cli::paths::path())]
+    onnxruntime: Option<PathBuf>,
 }
 
 impl RuntimeOverrides {
@@ -62,17 +90,13 @@ impl RuntimeOverrides {
         runtime.device = self.device.unwrap_or(runtime.device);
         runtime.dtype = self.dtype.unwrap_or(runtime.dtype);
         runtime.threads = self.threads.unwrap_or(runtime.threads);
+        if let Some(library) = &self.onnxruntime {
+            runtime.onnxruntime = Some(library.clone());
+        }
     }
 }
 
 fn threads(text: &str) -> Result<usize, String> {
     let within = text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
     within.ok_or_else(|| format!("use 0 to {THREADS_MAX}"))
-}
-
-/// Returns a progress bar on stderr that counts items; hidden if stderr is not a terminal.
-pub(crate) fn counting_bar(total: Option<u64>, items: &str) -> ProgressBar {
-    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    let template = format!("{{bar:32}} {{pos}}/{{len}} {items}, {{per_sec}}, {{eta}} left");
-    bar.with_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

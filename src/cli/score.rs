@@ -15,13 +15,15 @@ use serde_json::{Map, Value};
 
 use super::interrupt;
 use super::reward_model::{RewardOutputOptions, reward_kind};
-use super::runtime_args::{RuntimeArgs, counting_bar};
+use super::runtime_args::RuntimeArgs;
 use super::too_long::{TooLong, TooLongRows};
 use crate::config::check_reward_template;
-use crate::dataset::PromptField;
+use crate::dataset::{PromptField, prompts, with_system};
 use crate::experiment::models::{self, Model};
-use crate::jsonl::{InputError, JsonLines, JsonLinesWriter};
+use crate::files;
+use crate::jsonl::{FieldError, FieldErrorKind, InputError, JsonLines, JsonLinesWriter};
 use crate::memory::{self, Forecast, Longest, StepForecast, steps};
+use crate::progress::CountingView;
 
 /// Add log-probabilities and rewards to completions
 #[derive(Debug, clap::Args)]
@@ -41,19 +43,19 @@ The policy reads the tokens of the rendered prompt and of the completion, encode
 `token_ids`, they are used unchanged. The reward model reads prompt and completion rendered and encoded as one text.")]
 pub(crate) struct ScoreArgs {
     /// Policy, a Hugging Face folder or a GGUF file. Without it no log-probabilities are added.
-    #[arg(long, value_name = "PATH", required_unless_present = "reward")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH", required_unless_present = "reward")]
     policy: Option<PathBuf>,
     /// PEFT LoRA folder of the policy.
-    #[arg(long, value_name = "DIR", requires = "policy")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR", requires = "policy")]
     adapter: Option<PathBuf>,
     /// Reward model, a Hugging Face folder or a GGUF file. Without it no rewards are added.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     reward: Option<PathBuf>,
     /// Keep only the first K layers of the reward model.
     #[arg(long, value_name = "K", requires = "reward")]
     reward_layers: Option<u32>,
     /// PEFT LoRA folder of the reward model (SEQ_CLS, with its score head).
-    #[arg(long, value_name = "DIR", requires = "reward")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR", requires = "reward")]
     reward_adapter: Option<PathBuf>,
     /// Meaning of the reward model's score: `reward`, or `cost`, which is negated.
     #[arg(long, default_value = "reward", value_parser = reward_kind)]
@@ -62,10 +64,10 @@ pub(crate) struct ScoreArgs {
     reward_output: RewardOutputOptions,
     /// Reference policy: makes `reward` the implicit reward of the DPO policy --reward, which is
     /// beta (log π - log π_ref).
-    #[arg(long, value_name = "PATH", requires = "reward", conflicts_with_all = ["reward_label", "reward_weights"])]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH", requires = "reward", conflicts_with_all = ["reward_label", "reward_weights"])]
     reward_reference: Option<PathBuf>,
     /// PEFT LoRA folder of the reference policy.
-    #[arg(long, value_name = "DIR", requires = "reward_reference")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR", requires = "reward_reference")]
     reward_reference_adapter: Option<PathBuf>,
     /// Beta of the implicit reward, as in the DPO training.
     #[arg(long, value_name = "BETA", default_value_t = 0.1, requires = "reward_reference")]
@@ -82,10 +84,10 @@ pub(crate) struct ScoreArgs {
     #[arg(long, value_enum, default_value = "refuse", hide_possible_values = true)]
     too_long: TooLong,
     /// Completions: JSON Lines, a JSON array or Parquet; `-` is stdin.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     input: PathBuf,
     /// File for the scored completions; `-` is stdout.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "FILE")]
     output: PathBuf,
     /// Check the options and the input, print the predicted peak memory as JSON, and run no model.
     #[arg(long)]
@@ -104,6 +106,22 @@ struct Line {
 }
 
 impl Line {
+    /// Puts the field `system` before the prompt.
+    ///
+    /// # Errors
+    /// If it is no text, or another field would change the text of the prompt.
+    fn admit(&mut self) -> Result<(), FieldError> {
+        match self.rest.shift_remove("system") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(system)) => {
+                self.prompt.0 = with_system(self.prompt.0.clone(), Some(system))?;
+            }
+            Some(_) => return Err(FieldError::new("system", FieldErrorKind::WrongType, "must be a text")),
+        }
+        let kept = self.rest.iter().filter(|(_, value)| !value.is_null());
+        kept.map(|(field, _)| prompts::check_kept(field)).collect()
+    }
+
     fn texts(&self) -> Vec<&str> {
         self.completions.iter().map(|completion| completion.text.as_str()).collect()
     }
@@ -119,6 +137,7 @@ struct CompletionLine {
 }
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
+    files::check_not_input(&args.output, &[&args.input])?;
     let lines = read(&args.input)?;
     if args.dry_run {
         return dry_run(args, &lines);
@@ -129,7 +148,7 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (lines, too_long) = fitting(lines, args.too_long, &policy, &reward)?;
     let cancel = interrupt::cancel_flag()?;
     let mut output = JsonLinesWriter::create(&args.output)?;
-    let bar = counting_bar(Some(lines.len() as u64), "prompts");
+    let mut bar = CountingView::new(lines.len() as u64, "prompts");
     for mut line in lines {
         let scored = policy.score(&mut line, &cancel).and_then(|()| reward.score(&mut line, &cancel));
         let scored = scored
@@ -223,7 +242,8 @@ fn read(path: &std::path::Path) -> Result<Vec<Line>, InputError> {
     let mut read: Vec<Line> = Vec::new();
     let mut line_of = HashMap::new();
     while let Some(line) = lines.next() {
-        let (number, line) = line?;
+        let (number, mut line) = line?;
+        line.admit().map_err(|error| lines.invalid(number, error))?;
         if line.completions.is_empty() {
             return Err(lines.error(number, "completions", "empty list: give at least one completion"));
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dissent_actors::Roles;
 
 use super::runtime_args::RuntimeOverrides;
-use crate::cli::paths;
+use crate::cli::{paths, suggestion};
 use crate::config::{Config, ExperimentConfig, WorkerConfig};
 use crate::experiment::bundle;
 use crate::serving::control_token::ControlToken;
@@ -42,7 +42,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", default_value = super::server::DEFAULT_ADDRESS)]
     listen: SocketAddr,
     /// File with the control token of requests from other hosts; DISSENT_CONTROL_TOKEN overrides it.
-    #[arg(long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
     control_token_file: Option<PathBuf>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct WorkerArgs {
 #[derive(Debug, clap::Args)]
 struct CommonArgs {
     /// Configuration of the experiment.
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Steps to run here: all, none, or some of generation,reward,conflict,feedback,training,evaluation.
     #[arg(long, default_value = "all")]
@@ -95,7 +95,10 @@ pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result
     let data_dir = data_folder(data_dir, &config.experiment);
     let token = ControlToken::find(args.control_token_file.as_deref())?;
     let serving = args.common.serving(Some(args.listen));
-    serving::serve(&config, &args.common.config, &data_dir, &serving, token.as_ref())
+    serving::serve(&config, &args.common.config, &data_dir, &serving, token.as_ref()).map_err(|error| {
+        let again = suggestion::this_command(&[]);
+        suggestion::with_fork(error, &data_dir, |name| format!("{again}    with {name} in the configuration"))
+    })
 }
 
 pub(crate) fn work(data_dir: Option<&Path>, args: &WorkerArgs) -> anyhow::Result<()> {

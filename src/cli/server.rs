@@ -15,6 +15,7 @@ use super::http_client::{self, Endpoint, Response};
 use crate::error::BadInput;
 use crate::log_access::open;
 use crate::serving::control_token::ControlToken;
+use crate::text::shell_word;
 
 /// Default address of a server.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:9464";
@@ -26,7 +27,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "DISSENT_SERVER", value_name = "URL")]
     server: Option<String>,
     /// File with the control token of the server; DISSENT_CONTROL_TOKEN overrides it.
-    #[arg(long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
     control_token_file: Option<PathBuf>,
 }
 
@@ -72,7 +73,7 @@ impl ServerArgs {
 
     /// Returns the option that names the server in a suggested command, if the user named one.
     pub(crate) fn option(&self) -> Option<String> {
-        self.server.as_ref().map(|url| format!(" --server {url}"))
+        self.server.as_ref().map(|url| format!(" --server {}", shell_word(url)))
     }
 
     fn token(&self) -> anyhow::Result<Option<ControlToken>> {

@@ -39,10 +39,10 @@ The sections of the configuration decide between two kinds of study (* marks req
 Press Ctrl-C to stop: finished work is kept, and the same command resumes. The report is written as HTML, Markdown and JSON.")]
 pub(crate) struct StudyArgs {
     /// Configuration of the study.
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// File with labelled completions. Overrides the configuration.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     labelled: Option<PathBuf>,
     /// Maximum number of experiments at the same time; fewer run if memory is short. Overrides the
     /// configuration.

@@ -26,7 +26,7 @@ use policy::PolicyArgs;
 Examples:
   dissent train sft    --base SmolLM2.gguf --data answers.jsonl --output ./policy
   dissent train reward --base SmolLM2.gguf --layers 6 --data hh-rlhf.jsonl.gz --eval-split 0.1 --output ./reward
-  dissent train dpo    --base SmolLM2.gguf --data preferences.jsonl --output ./policy --beta 0.1 --lr 5e-6
+  dissent train dpo    --base SmolLM2.gguf --data preferences.jsonl --output ./policy --beta 0.1 --learning-rate 5e-6
   dissent train ppo    --base SmolLM2.gguf --reward SmolLM2.gguf --reward-layers 6 --reward-adapter ./reward \\
       --prompts prompts.jsonl --output ./policy
 

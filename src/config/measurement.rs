@@ -1,7 +1,8 @@
 //! The sections about measuring conflict, which suffice for a run without feedback.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::generation::SamplingParams;
 use dissent_domain::id::ExperimentId;
@@ -9,6 +10,8 @@ use dissent_domain::reward::{RewardKind, RewardOutput};
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::runtime::{ComputeType, Provider};
 use serde::Deserialize;
+
+use super::{ConfigError, KeyErrorKind};
 
 /// `[experiment]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,6 +30,35 @@ pub struct ExperimentConfig {
     pub data_dir: Option<PathBuf>,
 }
 
+impl ExperimentConfig {
+    /// Reads this section of a configuration, and nothing else of it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not TOML, or its `[experiment]` is missing or invalid.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::read(path, source))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Self::of_file(&text, folder).with_context(|| format!("failed to use {}", path.display()))
+    }
+
+    fn of_file(text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct File {
+            experiment: Option<ExperimentConfig>,
+        }
+
+        let file: File = toml::from_str(text)?;
+        let mut experiment = file.experiment.ok_or_else(|| {
+            let reason = "[experiment] is missing: give the configuration of an experiment, or its name";
+            ConfigError::key("[experiment]", KeyErrorKind::Missing, reason)
+        })?;
+        if let Some(data_dir) = &mut experiment.data_dir {
+            *data_dir = super::resolve(data_dir, folder)?;
+        }
+        Ok(experiment)
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -35,8 +67,11 @@ fn one() -> u32 {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// JSON Lines of `{"prompt_id"?, "prompt", "category"?}`.
+    /// JSON Lines of `{"prompt_id"?, "prompt", "system"?, "category"?}`.
     pub path: PathBuf,
+    /// Further fields of the rows that are not read. Any other field is an error.
+    #[serde(default)]
+    pub ignore: Vec<String>,
 }
 
 /// `[policy]`.

@@ -8,9 +8,12 @@ mod broker;
 mod error;
 mod learning;
 mod learning_checks;
+mod limits;
 mod measurement;
+pub(crate) mod overrides;
 mod paths;
 mod range;
+pub(crate) mod schema;
 mod template;
 mod training;
 mod worker;
@@ -28,10 +31,13 @@ pub use learning::{
     EvaluationConfig, FeedbackConfig, GoldAnswersConfig, GoldConfig, GoldModelConfig, GoldSentimentConfig,
     LearningConfig, RefinementConfig, TuningConfig,
 };
+use limits::BATCH_PROMPTS_MAX;
+pub(crate) use limits::{ROUNDS_MAX, THREADS_MAX};
 pub use measurement::{
     ConflictConfig, ExperimentConfig, GenerationConfig, PolicyConfig, PromptsConfig, RewardConfig,
     RuntimeConfig,
 };
+use overrides::Override;
 pub use paths::resolve;
 use range::check_range;
 pub(crate) use template::{MissingCompletion, check_reward_template};
@@ -81,29 +87,36 @@ pub struct Config {
     pub artifacts: ArtifactsConfig,
 }
 
-/// Largest `generation.batch_prompts`.
-const BATCH_PROMPTS_MAX: usize = 64;
-
-/// Maximum number of rounds. A policy drifts far from its start long before that.
-pub(crate) const ROUNDS_MAX: u32 = 1000;
-
-/// Maximum number of threads of one model run. Far more threads than cores would take minutes to start.
-pub(crate) const THREADS_MAX: usize = 256;
-
 impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
     /// If the file cannot be read, is not TOML, or has an unknown key or a value out of range.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::read(path, source))?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let config =
-            Self::parse(&text, folder).with_context(|| format!("failed to use {}", path.display()))?;
-        Ok(config)
+        Self::load_with(path, &[])
     }
 
-    fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
+    /// Reads and checks a file, with values of the command line in place of its own.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); a value of the command line is named as such.
+    pub(crate) fn load_with(path: &Path, overrides: &[Override]) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::read(path, source))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let load = || {
+            let mut config = overrides::parse::<Self>(&text, overrides)?;
+            config.validate()?;
+            config.resolve_paths(folder)?;
+            Ok::<_, ConfigError>(config)
+        };
+        load().with_context(|| format!("failed to use {}", path.display()))
+    }
+
+    /// Reads and checks a text, whose relative paths start at `folder`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::unresolved(text)?;
         config.resolve_paths(folder)?;
         Ok(config)

@@ -55,7 +55,7 @@ impl WorkerConfig {
 }
 
 /// Returns the names of a structure's fields, as in a file.
-fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+pub(super) fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     let mut fields: &[&str] = &[];
     let _nothing = T::deserialize(Fields(&mut fields));
     fields

@@ -21,6 +21,7 @@ pub use options::{Margins, Preferred, ReadOptions};
 pub use rows::{PromptRow, Row, Rows, TextRow, Unpaired};
 pub use split::hold_out;
 pub use text_or_turns::PromptField;
+pub(crate) use text_or_turns::with_system;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -114,6 +115,11 @@ impl UnreadColumns {
         for name in columns.unread(format) {
             if matches!(name, "tools" | "chat_template_kwargs") {
                 let reason = format!("not read in {format} rows: only rows of messages render it");
+                return Err(FieldError::new(name, FieldErrorKind::Invalid, reason));
+            }
+            if matches!(name, "system" | "system_prompt" | "system_message") {
+                let reason =
+                    format!("not read in {format} rows: write it as the first turn, with the role system");
                 return Err(FieldError::new(name, FieldErrorKind::Invalid, reason));
             }
             if self.0.len() < Self::NAMES_MAX && !self.0.contains(name) {

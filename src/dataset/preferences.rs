@@ -96,7 +96,7 @@ pub(super) fn safe_rlhf(raw: RawSafeRlhf, preferred: Preferred) -> Result<Prefer
         Preferred::Safer => ("safer_response_id", raw.safer_response_id, "better"),
     };
     let Some(id) = id else {
-        let reason = format!("missing: use --prefer {other}, which reads {other}_response_id");
+        let reason = format!("missing: use --preferred {other}, which reads {other}_response_id");
         return Err(FieldError::new(field, Missing, reason));
     };
     let is_unsafe = match (raw.is_response_0_safe, raw.is_response_1_safe) {

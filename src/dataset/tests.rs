@@ -366,7 +366,7 @@ fn errors_name_file_line_field_value_and_way_out() {
         ),
         (
             r#"{"prompt": "a", "response_0": "b", "response_1": "c"}"#,
-            "in.jsonl:1: better_response_id: missing: use --prefer safer, which reads safer_response_id",
+            "in.jsonl:1: better_response_id: missing: use --preferred safer, which reads safer_response_id",
         ),
         ("\n", "in.jsonl:1: the file has no rows"),
     ] {

@@ -200,6 +200,24 @@ pub(super) fn dialogue(prompt: TextOrTurns) -> Result<Dialogue, FieldError> {
     }
 }
 
+/// Puts a system text before a dialogue. An empty text is none.
+///
+/// # Errors
+/// If the dialogue begins with a system turn already.
+pub(crate) fn with_system(dialogue: Dialogue, system: Option<String>) -> Result<Dialogue, FieldError> {
+    let Some(content) = system.filter(|content| !content.trim().is_empty()) else { return Ok(dialogue) };
+    let mut turns = match dialogue {
+        Dialogue::Text(text) => vec![Message { role: Role::User, content: text }],
+        Dialogue::Messages(turns) => turns,
+    };
+    if turns.first().is_some_and(|first| first.role == Role::System) {
+        let reason = "the prompt begins with a system turn already: keep one of the two";
+        return Err(FieldError::new("system", Invalid, reason));
+    }
+    turns.insert(0, Message { role: Role::System, content });
+    Ok(Dialogue::Messages(turns))
+}
+
 pub(super) fn checked_turns(turns: Vec<Message>, field: &str) -> Result<Dialogue, FieldError> {
     match turns.last() {
         None => Err(FieldError::new(field, Invalid, "must have a turn before the completion")),

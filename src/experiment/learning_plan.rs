@@ -2,7 +2,7 @@
 //! fingerprint.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use dissent_domain::id::PromptId;
@@ -17,7 +17,7 @@ use dissent_storage::ArtifactStore;
 use super::kept_settings::KeptSettings;
 use super::models::{Model, Models};
 use super::prompt_artifact;
-use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, RefinementConfig};
+use crate::config::{Config, EvaluationConfig, GoldConfig, LearningConfig, PromptsConfig, RefinementConfig};
 use crate::dataset::Dataset;
 use crate::dataset::prompts;
 use crate::gold::{ReferenceAnswers, UnsuitableAnswers};
@@ -61,7 +61,7 @@ pub(super) fn plan(
 ) -> anyhow::Result<Option<(LearningPlan, Vec<Prompt>)>> {
     let Some(learning) = config.learning() else { return Ok(None) };
     let seed = config.experiment.seed;
-    let held_out = held_out(learning.evaluation, &config.prompts.path, prompts)?;
+    let held_out = held_out(learning.evaluation, &config.prompts, prompts)?;
     let refined = |adapter: Option<&LoraSettings>| learning.refinement.hyperparameters(seed, adapter);
     let tuned = |adapter: Option<&LoraSettings>| learning.tuning.hyperparameters(seed, adapter);
     let plan = LearningPlan {
@@ -87,10 +87,10 @@ pub(super) fn plan(
 /// Reads the held-out prompts, and rejects those that the policy is tuned on.
 fn held_out(
     evaluation: &EvaluationConfig,
-    prompts_path: &Path,
+    tuned: &PromptsConfig,
     prompts: &[Prompt],
 ) -> anyhow::Result<Vec<Prompt>> {
-    let held_out = prompts::read(&evaluation.prompts).context("evaluation.prompts")?;
+    let held_out = prompts::read(&evaluation.prompts, &tuned.ignore).context("evaluation.prompts")?;
     let tuned_on: HashMap<&str, &PromptId> =
         prompts.iter().map(|prompt| (prompt.text.trim(), &prompt.prompt_id)).collect();
     let shared = held_out.iter().find_map(|held| Some((held, *tuned_on.get(held.text.trim())?)));
@@ -100,7 +100,7 @@ fn held_out(
             held_out: held.prompt_id.clone(),
             held_out_file: evaluation.prompts.clone(),
             prompt: duplicate.clone(),
-            file: prompts_path.to_owned(),
+            file: tuned.path.clone(),
         }
         .into()),
     }
@@ -216,6 +216,7 @@ fn gold(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
 
     use super::*;
     use crate::error::FailureKind;

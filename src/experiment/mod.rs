@@ -1,6 +1,7 @@
 //! One experiment, from its configuration to a running pipeline.
 //!
-//! [`models`] opens the models on disk, [`plan`] derives the plan, and `plan_check` compares it with the log.
+//! [`models`] opens the models on disk, [`plan`] derives the plan, `plan_check` compares it with the
+//! log, and `plan_fork` finds a fork for a changed one.
 //! Then `start` opens the sessions of the models, and `run` runs the pipeline to its end in this process.
 //! `serving` runs the pipeline as a service instead. `bundle` passes an experiment to workers on other hosts.
 
@@ -11,6 +12,7 @@ pub(crate) mod learning_plan;
 pub mod models;
 pub mod plan;
 pub(crate) mod plan_check;
+pub(crate) mod plan_fork;
 mod prompt_artifact;
 pub(crate) mod run;
 pub(crate) mod start;

@@ -31,7 +31,7 @@ pub fn plan(
     artifacts: &ArtifactStore,
     kept: &KeptSettings,
 ) -> anyhow::Result<PlannedExperiment> {
-    let prompts = prompts::read(&config.prompts.path)?;
+    let prompts = prompts::read(&config.prompts.path, &config.prompts.ignore)?;
     let (learning, held_out) = learning_plan::plan(config, models, &prompts, artifacts, kept)?.unzip();
     let plan = Plan {
         experiment: config.experiment.name.clone(),

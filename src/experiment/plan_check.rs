@@ -44,7 +44,7 @@ pub(crate) fn check_recorded_plan(log: &dyn EventLog, plan: &Plan) -> anyhow::Re
 }
 
 /// Returns the recorded plan of an experiment; `None` if it has not begun.
-pub(super) fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
+pub(crate) fn recorded_plan(log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Plan>> {
     if let Some(forked) = forked_plan(log, experiment)? {
         return Ok(Some(forked));
     }

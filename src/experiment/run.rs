@@ -16,7 +16,7 @@ use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::kept_settings::KeptSettings;
-use super::plan_check::check_recorded_plan;
+use super::plan_fork::check_or_suggest;
 use crate::config::Config;
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -57,7 +57,7 @@ pub(crate) fn run_experiment(
     let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;
     let models = Models::open(config, kept.reading)?;
     let planned = plan::plan(config, &models, &artifacts, &kept)?;
-    check_recorded_plan(&*log, &planned.plan)?;
+    check_or_suggest(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });

@@ -1,8 +1,11 @@
 //! Queries on the recorded history of experiments: comparison, overview, changed settings, tables.
 
 pub(crate) mod difference;
+pub(crate) mod fork_points;
 pub(crate) mod overview;
+pub(crate) mod pairs;
 pub(crate) mod settings;
+pub(crate) mod suggested_fork;
 pub(crate) mod table;
 
 use dissent_domain::event::Recorded;

@@ -31,7 +31,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn of(experiment: &Experiment) -> Self {
+    pub(crate) fn of(experiment: &Experiment) -> Self {
         match experiment.status() {
             ExperimentStatus::Finished if experiment.stopped().is_some() => Self::Stopped,
             ExperimentStatus::Finished => Self::Finished,

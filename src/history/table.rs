@@ -13,9 +13,11 @@ use dissent_domain::event::{
 };
 use dissent_domain::feedback::Verdict;
 use dissent_domain::generation::FinishReason;
-use dissent_domain::id::PromptId;
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::outcome::Outcome;
 use serde::Serialize;
 
+use super::pairs::{Pair, Pairs, PromptTexts};
 use crate::jsonl::{JsonLinesWriter, OutputError};
 
 /// The table to export.
@@ -33,6 +35,8 @@ pub(crate) enum Table {
     Comparisons,
     /// Every judgement.
     Feedback,
+    /// Every compared pair, with its texts, scores, judgements and outcome; one experiment after the other.
+    Pairs,
     /// Every event of a training, with its metrics.
     Trainings,
     /// Every evaluation of a policy.
@@ -49,6 +53,10 @@ Tables (every row begins with position, time_us, experiment):
                pacs (a list, by completion)
   comparisons  round, comparison, prompt_id, prompt_index, first, second
   feedback     round, comparison, annotator, verdict, unsafe_first, unsafe_second, comment
+  pairs        round, comparison, prompt_id, category, prompt, first, second, first_text, second_text, first_reward,
+               second_reward, first_logprob, second_logprob, first_logprob_mean, second_logprob_mean, first_pacs,
+               second_pacs, annotators and verdicts (two lists), verdict, first_unsafe, second_unsafe, outcome,
+               propensity (1 for a pair that the rule selected), is_audit
   trainings    event, round, stage, attempt, worker, lease_ms, sequence, step, steps, checkpoint, resume_from, adapter,
                fingerprint, preferences, rehearsed, metric_names and metric_values (two lists)
   evaluations  evaluation, policy, reward_model, prompts, completions, gold_reward, gold_reward_error, proxy_reward,
@@ -71,6 +79,8 @@ impl Table {
             Self::Comparisons => event.body().map_or(Ok(0), |e| rows.comparison(e))?,
             Self::Feedback => event.body().map_or(Ok(0), |e| rows.judgement(e))?,
             Self::Evaluations => event.body().map_or(Ok(0), |e| rows.evaluation(e))?,
+            // Its rows join several events: see `write_pairs`.
+            Self::Pairs => 0,
             Self::Trainings => match &event {
                 Event::Training(e) => rows.training(e)?,
                 Event::Experiment(_)
@@ -82,6 +92,25 @@ impl Table {
             },
         })
     }
+}
+
+/// Writes a row for each pair of an experiment.
+///
+/// # Errors
+/// If a row cannot be written.
+pub(crate) fn write_pairs(
+    experiment: &ExperimentId,
+    pairs: &Pairs,
+    out: &mut JsonLinesWriter,
+) -> Result<(), OutputError> {
+    let none = PromptTexts::default();
+    for pair in pairs.all() {
+        let of =
+            RowOrigin { position: pair.position, time_us: pair.time_us, experiment: experiment.as_str() };
+        let texts = pairs.texts(pair.request.round, &pair.request.prompt_id).unwrap_or(&none);
+        out.write(&Row { of, columns: PairRow::of(pair, texts, pairs.outcome(pair)) })?;
+    }
+    Ok(())
 }
 
 /// The origin of a row.
@@ -285,6 +314,72 @@ struct JudgementRow<'a> {
     unsafe_first: Option<bool>,
     unsafe_second: Option<bool>,
     comment: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PairRow<'a> {
+    round: u32,
+    comparison: u32,
+    prompt_id: &'a PromptId,
+    category: Option<&'a str>,
+    prompt: &'a str,
+    first: u32,
+    second: u32,
+    first_text: Option<&'a str>,
+    second_text: Option<&'a str>,
+    first_reward: Option<f64>,
+    second_reward: Option<f64>,
+    first_logprob: Option<f64>,
+    second_logprob: Option<f64>,
+    first_logprob_mean: Option<f64>,
+    second_logprob_mean: Option<f64>,
+    first_pacs: Option<f64>,
+    second_pacs: Option<f64>,
+    annotators: Vec<&'a str>,
+    verdicts: Vec<Verdict>,
+    verdict: Option<Verdict>,
+    first_unsafe: Option<bool>,
+    second_unsafe: Option<bool>,
+    outcome: Option<Outcome>,
+    /// 1 for a pair that the rule selected.
+    propensity: f64,
+    is_audit: bool,
+}
+
+impl<'a> PairRow<'a> {
+    fn of(pair: &'a Pair, texts: &'a PromptTexts, outcome: Option<Outcome>) -> Self {
+        let FeedbackRequested { round, comparison, prompt_id, first, second, .. } = &pair.request;
+        let text = |index: u32| texts.texts.get(index as usize).map(String::as_str);
+        let of = |scores: &[f64], index: u32| scores.get(index as usize).copied();
+        let is_unsafe = pair.is_unsafe();
+        Self {
+            round: *round,
+            comparison: *comparison,
+            prompt_id,
+            category: texts.category.as_deref(),
+            prompt: &texts.prompt,
+            first: *first,
+            second: *second,
+            first_text: text(*first),
+            second_text: text(*second),
+            first_reward: of(&texts.rewards, *first),
+            second_reward: of(&texts.rewards, *second),
+            first_logprob: of(&texts.logprobs, *first),
+            second_logprob: of(&texts.logprobs, *second),
+            first_logprob_mean: of(&texts.logprob_means, *first),
+            second_logprob_mean: of(&texts.logprob_means, *second),
+            first_pacs: of(&texts.pacs, *first),
+            second_pacs: of(&texts.pacs, *second),
+            annotators: pair.judgements.iter().map(|judgement| judgement.annotator.as_str()).collect(),
+            verdicts: pair.judgements.iter().map(|judgement| judgement.verdict).collect(),
+            verdict: pair.verdict(),
+            first_unsafe: is_unsafe.map(|[first, _]| first),
+            second_unsafe: is_unsafe.map(|[_, second]| second),
+            outcome,
+            propensity: pair.request.propensity.unwrap_or(1.0),
+            is_audit: pair.request.propensity.is_some(),
+        }
+    }
 }
 
 #[derive(Serialize, Default)]

@@ -7,5 +7,6 @@ mod rows;
 mod write;
 
 pub use error::{Fault, FieldError, FieldErrorKind, InputError, LINE_BYTES_MAX};
+pub(crate) use read::typed;
 pub use read::{JsonLines, Object, finite, finite_if_present, finite_or_null};
 pub use write::{JsonLinesWriter, OutputError};

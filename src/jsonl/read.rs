@@ -187,17 +187,33 @@ fn explain<T: DeserializeOwned>(text: &str) -> Fault {
             None => Fault::NotJson { field, column: error.column(), reason: shortened(reason) },
         };
     }
+    field_error(field, reason).into()
+}
+
+/// Returns the error of a value that has a wrong type or is missing, from serde's message.
+fn field_error(field: String, reason: &str) -> FieldError {
     match reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         Some(missing) => {
             let field = if field.is_empty() { missing.to_owned() } else { format!("{field}.{missing}") };
-            FieldError::new(field, FieldErrorKind::Missing, "missing").into()
+            FieldError::new(field, FieldErrorKind::Missing, "missing")
         }
         None => {
             let is_not_finite = reason.starts_with(NOT_FINITE);
             let kind = if is_not_finite { FieldErrorKind::NotFinite } else { FieldErrorKind::WrongType };
-            FieldError::new(field, kind, shortened(reason)).into()
+            FieldError::new(field, kind, shortened(reason))
         }
     }
+}
+
+/// Reads a type from a value of a row.
+///
+/// # Errors
+/// The field that is missing or has a wrong type.
+pub(crate) fn typed<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = field_path(error.path());
+        field_error(field, &error.into_inner().to_string())
+    })
 }
 
 /// Returns the word around `column` (in bytes, from 1) if it is a NaN, an infinity or a number too large for

@@ -34,7 +34,10 @@ pub(crate) fn open_log(data_dir: &Path) -> anyhow::Result<SledLog> {
 pub(crate) fn existing_log_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let dir = log_dir(data_dir);
     if !dir.is_dir() {
-        let reason = format!("no event log in {}: name its data folder with --data-dir", data_dir.display());
+        let reason = format!(
+            "no event log in {}: name its data folder with --data-dir, or the experiment by its configuration",
+            data_dir.display()
+        );
         return Err(BadInput(reason).into());
     }
     Ok(dir)
@@ -51,5 +54,19 @@ pub(crate) fn require_experiment(log: &dyn EventLog, experiment: &ExperimentId) 
     }
     let names: Vec<&str> = streams.iter().map(|(name, _)| name.as_str()).collect();
     let content = if names.is_empty() { "is empty".to_owned() } else { format!("has {}", names.join(", ")) };
-    Err(BadInput(format!("unknown experiment {experiment}: the log {content}")).into())
+    Err(BadInput(format!("unknown experiment {experiment}: the log {content}{}", path_hint(experiment)))
+        .into())
+}
+
+/// Returns the end of an error about an unknown name that may have been meant as the path of a configuration;
+/// empty for other names.
+pub(crate) fn path_hint(experiment: &ExperimentId) -> String {
+    let name = experiment.as_str();
+    if Path::new(name).is_file() {
+        format!("; for the configuration write ./{name}")
+    } else if name.to_ascii_lowercase().ends_with(".toml") {
+        "; there is no such configuration either".to_owned()
+    } else {
+        String::new()
+    }
 }

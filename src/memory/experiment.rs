@@ -22,9 +22,9 @@ use crate::experiment::start::rows;
 /// If the configuration's files cannot be read, or a model cannot do what is asked.
 pub(crate) fn forecast(config: &Config) -> anyhow::Result<Forecast> {
     let models = Models::outline(config)?;
-    let mut prompts = prompts::read(&config.prompts.path)?;
+    let mut prompts = prompts::read(&config.prompts.path, &config.prompts.ignore)?;
     if let Some(evaluation) = &config.evaluation {
-        prompts.extend(prompts::read(&evaluation.prompts)?);
+        prompts.extend(prompts::read(&evaluation.prompts, &config.prompts.ignore)?);
     }
     let experiment = Experiment { config, models: &models, prompts: &prompts };
     let generation = steps::generation(&models.policy, experiment.generated()?).context("generation")?;

@@ -34,7 +34,7 @@ use crate::experiment::bundle;
 use crate::experiment::kept_settings::KeptSettings;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_fork::check_or_suggest;
 use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
@@ -79,7 +79,7 @@ pub(crate) fn serve(
     let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;
     let models = Models::open(config, kept.reading)?;
     let planned = plan::plan(config, &models, &artifacts, &kept)?;
-    check_recorded_plan(&*log, &planned.plan)?;
+    check_or_suggest(&*log, &planned.plan)?;
     bundle::publish(config_path, &artifacts)?;
     let plan = planned.plan.clone();
     actix::System::new().block_on(async {

@@ -47,7 +47,7 @@ fn take_rows(bytes: &[u8], format: Option<Format>) {
             let _ = (dataset.clone().preferences(), dataset.clone().sft_rows(), dataset.prompts());
         }
     });
-    let _ = written("prompts.jsonl", bytes, prompts::read);
+    let _ = written("prompts.jsonl", bytes, |path| prompts::read(path, &[]));
 }
 
 proptest! {

@@ -6,8 +6,17 @@ use serde_json::Value;
 
 use super::histories::{DataFolders, PROMPTS, learning_plan, learnt};
 
-const TABLES: [&str; 8] =
-    ["events", "completions", "scores", "conflicts", "comparisons", "feedback", "trainings", "evaluations"];
+const TABLES: [&str; 9] = [
+    "events",
+    "completions",
+    "scores",
+    "conflicts",
+    "comparisons",
+    "feedback",
+    "pairs",
+    "trainings",
+    "evaluations",
+];
 
 fn rows(folders: &DataFolders, table: &str) -> Vec<serde_json::Map<String, Value>> {
     let file = folders.path(&format!("{table}.jsonl"));
@@ -46,6 +55,7 @@ fn rows_of_a_table_have_the_same_flat_columns() {
     assert_eq!((counts["completions"], counts["scores"]), (4 * 2 * PROMPTS as usize, 4 * measured));
     assert_eq!((counts["conflicts"], counts["evaluations"]), (measured, 3));
     assert_eq!(counts["comparisons"], counts["feedback"]);
+    assert_eq!(counts["pairs"], counts["comparisons"]);
     // Two rounds of two trainings each: requested, started, done.
     assert_eq!(counts["trainings"], 12);
 }

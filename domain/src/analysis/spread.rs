@@ -42,10 +42,10 @@ impl Spread {
         Some(Self { mean, error, groups: values.len(), studentised })
     }
 
-    /// The mean.
+    /// The standard error of the mean.
     #[must_use]
-    pub fn mean(&self) -> f64 {
-        self.mean
+    pub fn error(&self) -> f64 {
+        self.error
     }
 
     /// The interval that covers the true mean with probability `level`, in (0, 1).

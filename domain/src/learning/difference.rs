@@ -52,6 +52,8 @@ pub struct Difference {
     pub after: f64,
     /// After − before, with its 95 % interval over prompts.
     pub interval: Interval,
+    /// The standard error of after − before.
+    pub error: f64,
     /// Whether the interval, corrected for the number of differences in the table, excludes 0,
     /// and the paired permutation test agrees.
     pub is_clear: bool,
@@ -69,7 +71,13 @@ impl Difference {
         let excludes_0 = corrected.low > 0.0 || corrected.high < 0.0;
         // Intervals are approximate, above all for shares of a few completions. The test is exact.
         let is_clear = excludes_0 && sign_flip_p(&values, SEED) <= 1.0 - corrected_level(tests);
-        Some(Self { before: mean(before), after: mean(after), interval: spread.interval(0.95), is_clear })
+        Some(Self {
+            before: mean(before),
+            after: mean(after),
+            interval: spread.interval(0.95),
+            error: spread.error(),
+            is_clear,
+        })
     }
 }
 

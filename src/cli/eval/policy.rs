@@ -19,9 +19,10 @@ use serde::Serialize;
 use super::output::{interval, print};
 use crate::cli::interrupt;
 use crate::cli::reward_model::RewardModelOptions;
-use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
+use crate::cli::runtime_args::RuntimeArgs;
 use crate::dataset::{Dataset, ReadOptions, Row};
 use crate::experiment::models::{self, Model};
+use crate::progress::CountingView;
 
 /// Completions decoded in one batch.
 const BATCH_ROWS: usize = 16;
@@ -38,16 +39,16 @@ nats: k1 is the sum of log π - log π_ref over the tokens; k3 estimates the sam
 prompts.")]
 pub(crate) struct PolicyArgs {
     /// Policy: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     policy: PathBuf,
     /// PEFT LoRA folder of the policy.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Reference policy [default: the policy's path]
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     reference: Option<PathBuf>,
     /// PEFT LoRA folder of the reference [default: none]
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     reference_adapter: Option<PathBuf>,
     #[command(flatten)]
     judge: RewardModelOptions,
@@ -56,7 +57,7 @@ pub(crate) struct PolicyArgs {
     #[arg(long, default_value = "chat")]
     template: PromptTemplate,
     /// Prompts as JSON Lines, in any data format that has them; duplicates count once.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     prompts: PathBuf,
     /// Completions of each prompt.
     #[arg(short = 'n', long, default_value_t = 4, value_name = "N")]
@@ -122,7 +123,7 @@ pub(crate) fn run(args: &PolicyArgs) -> anyhow::Result<()> {
     let mut scorers = ScoringModels::open(args, &policy, runtime, &options)?;
     let mut generator = Generator::open(runtime, &policy.checkpoint, policy.adapter.as_ref(), &options)?;
     let cancel = interrupt::cancel_flag()?;
-    let bar = counting_bar(Some(prompts.len() as u64), "prompts");
+    let mut bar = CountingView::new(prompts.len() as u64, "prompts");
     let mut measured = Vec::with_capacity(prompts.len());
     for row in &prompts {
         let figures = (|| {

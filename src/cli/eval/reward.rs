@@ -13,11 +13,12 @@ use serde::Serialize;
 use super::output::{interval, print};
 use crate::cli::interrupt;
 use crate::cli::reward_model::{output, reward_kind};
-use crate::cli::runtime_args::{RuntimeArgs, counting_bar};
+use crate::cli::runtime_args::RuntimeArgs;
 use crate::config::check_reward_template;
 use crate::dataset::{Dataset, Preferred, ReadOptions, SkippedRows};
 use crate::error::BadInput;
 use crate::experiment::models::{self, Model};
+use crate::progress::CountingView;
 
 /// Bins of the reliability table, over confidences from 0.5 to 1.
 const BINS: usize = 5;
@@ -26,40 +27,40 @@ const BINS: usize = 5;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent eval reward --base SmolLM2.gguf --layers 6 --adapter ./reward --data held-out.jsonl
-  dissent eval reward --base ./reward-model --data safe-rlhf.jsonl.gz --prefer safer --json
+  dissent eval reward --reward SmolLM2.gguf --reward-layers 6 --reward-adapter ./reward --data held-out.jsonl
+  dissent eval reward --reward ./reward-model --data safe-rlhf.jsonl.gz --preferred safer --json
 
 Accuracy counts a tie as half. Calibration compares the model's confidence σ(|margin|) with its accuracy, in bins of
 confidence. The expected calibration error is the mean over pairs of |accuracy - confidence| of their bin.")]
 pub(crate) struct RewardArgs {
     /// Reward model: a Hugging Face folder or a GGUF file.
-    #[arg(long, visible_alias = "model", value_name = "PATH")]
-    base: PathBuf,
-    /// Use only the first K layers.
-    #[arg(long, value_name = "K")]
-    layers: Option<u32>,
+    #[arg(value_parser = crate::cli::paths::path(), long, aliases = ["base", "model"], value_name = "PATH")]
+    reward: PathBuf,
+    /// Keep only the first K layers of the reward model.
+    #[arg(long, alias = "layers", value_name = "K")]
+    reward_layers: Option<u32>,
     /// PEFT LoRA folder of task SEQ_CLS, with its score head.
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    #[arg(value_parser = crate::cli::paths::path(), long, alias = "adapter", value_name = "DIR")]
+    reward_adapter: Option<PathBuf>,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
-    #[arg(long, default_value = "chat")]
-    template: PromptTemplate,
+    #[arg(long, alias = "template", default_value = "chat", value_name = "TEMPLATE")]
+    reward_template: PromptTemplate,
     /// Meaning of the model's score: `reward`, or `cost`, which is negated.
-    #[arg(long, default_value = "reward", value_parser = reward_kind)]
-    kind: RewardKind,
+    #[arg(long, alias = "kind", default_value = "reward", value_parser = reward_kind)]
+    reward_kind: RewardKind,
     /// Output of the model that is the score, counted from 0. Needed if it has several outputs.
-    #[arg(long, value_name = "N", conflicts_with = "weights")]
-    label: Option<u32>,
+    #[arg(long, alias = "label", value_name = "N", conflicts_with = "reward_weights")]
+    reward_label: Option<u32>,
     /// Weight of each output of the model; the score is the weighted sum.
-    #[arg(long, value_name = "W,W,…", value_delimiter = ',', allow_hyphen_values = true)]
-    weights: Option<Vec<f64>>,
+    #[arg(long, alias = "weights", value_name = "W,W,…", value_delimiter = ',', allow_hyphen_values = true)]
+    reward_weights: Option<Vec<f64>>,
     /// Preferences as JSON Lines, gzipped or not, in any format of `dissent train --help`.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     data: PathBuf,
     /// Label of PKU-SafeRLHF that names the preferred completion: `better` or `safer`.
-    #[arg(long, default_value = "better", value_parser = ["better", "safer"])]
-    prefer: String,
+    #[arg(long, alias = "prefer", default_value = "better", value_parser = ["better", "safer"])]
+    preferred: String,
     /// Longest prompt with completion, in tokens; longer pairs are skipped [default: the model's context]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
@@ -85,23 +86,23 @@ struct Figures {
 }
 
 pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
-    check_reward_template(&args.template)?;
-    let preferred = if args.prefer == "safer" { Preferred::Safer } else { Preferred::Better };
+    check_reward_template(&args.reward_template)?;
+    let preferred = if args.preferred == "safer" { Preferred::Safer } else { Preferred::Better };
     let dataset = Dataset::read(&args.data, &ReadOptions { preferred, ..ReadOptions::default() })?;
     let file = dataset.file.clone();
     let pairs = dataset.preferences()?;
-    let model = Model::open(&args.base, args.layers, args.adapter.as_deref())?
-        .choose_output(output(args.label, args.weights.as_deref()))?;
+    let model = Model::open(&args.reward, args.reward_layers, args.reward_adapter.as_deref())?
+        .choose_output(output(args.reward_label, args.reward_weights.as_deref()))?;
     let (runtime, options) = models::runtime(&args.runtime.config(), 1)?;
     let mut scorer = RewardModel::open(runtime, &model.checkpoint, model.adapter.as_ref(), &options)?;
     let longest = args.max_length.unwrap_or(usize::MAX).min(model.checkpoint.config.context_length);
     let cancel = interrupt::cancel_flag()?;
-    let bar = counting_bar(Some(pairs.rows.len() as u64), "pairs");
+    let mut bar = CountingView::new(pairs.rows.len() as u64, "pairs");
     let mut too_long = SkippedRows::default();
     let mut rewards = Vec::with_capacity(pairs.rows.len());
     for row in &pairs.rows {
         let at = || format!("{file}:{}", row.line);
-        let pair = args.template.encode_comparison(&model.checkpoint.tokenizer, &row.value);
+        let pair = args.reward_template.encode_comparison(&model.checkpoint.tokenizer, &row.value);
         let pair = pair.with_context(at)?;
         let sequences = [pair.chosen.ids, pair.rejected.ids];
         if sequences.iter().any(|ids| ids.len() > longest) {
@@ -115,7 +116,7 @@ pub(crate) fn run(args: &RewardArgs) -> anyhow::Result<()> {
     }
     bar.finish_and_clear();
     let rewards: Vec<[f64; 2]> =
-        rewards.iter().map(|pair| pair.map(|score| args.kind.reward(f64::from(score)))).collect();
+        rewards.iter().map(|pair| pair.map(|score| args.reward_kind.reward(f64::from(score)))).collect();
     let Some(figures) = figures(&rewards, too_long, pairs.skipped) else {
         let reason =
             format!("{file}: no pair fits into {longest} tokens: use shorter pairs or a larger --max-length");

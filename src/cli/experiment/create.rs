@@ -12,14 +12,16 @@ use dissent_models::template::PromptTemplate;
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
 use serde_json::json;
 
-use crate::cli::paths;
+use crate::cli::runtime_args::OverrideArgs;
+use crate::cli::{paths, suggestion};
 use crate::config::Config;
 use crate::error::BadInput;
 use crate::experiment::kept_settings::KeptSettings;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
-use crate::experiment::plan_check::check_recorded_plan;
+use crate::experiment::plan_fork::check_or_suggest;
 use crate::log_access::open;
+use crate::text::shell_command;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -33,16 +35,17 @@ Configuration, models, prompts and data are checked as for a run, and the plan i
 configuration may not change, as after the first `dissent run`.")]
 pub(super) struct CreateArgs {
     /// Configuration of the experiment.
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
+    #[command(flatten)]
+    overrides: OverrideArgs,
     /// Name of the operator, recorded with the experiment.
     #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
     by: String,
 }
 
 pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
-    config.validate()?;
+    let config = Config::load_with(&args.config, &args.overrides.all())?;
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
     let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
@@ -57,7 +60,9 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     let log = existing.map_or_else(open_log, Ok)?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let plan = plan::plan(&config, &models, &artifacts, &kept)?.plan;
-    check_recorded_plan(&log, &plan)?;
+    check_or_suggest(&log, &plan).map_err(|error| {
+        suggestion::with_fork(error, &data_dir, |name| args.run_command(&data_dir, &["--set", name]))
+    })?;
     let name = plan.experiment.clone();
     if !log.read_stream(&name, 0, 1)?.is_empty() {
         return Err(BadInput(format!(
@@ -71,12 +76,18 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
         return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": "created", "changed": true }))?);
     }
     let option = paths::data_option(&data_dir);
-    writeln!(
-        out,
-        "{name} is created\nto start it: dissent experiment start {name}{option}, or dissent run {}{option}",
-        args.config.display()
-    )?;
+    let run = args.run_command(&data_dir, &[]);
+    writeln!(out, "{name} is created\nto start it: dissent experiment start {name}{option}, or {run}")?;
     Ok(())
+}
+
+impl CreateArgs {
+    /// Returns the command that runs the experiment, with further options.
+    fn run_command(&self, data_dir: &Path, more: &[&str]) -> String {
+        let (config, overrides) = (self.config.to_string_lossy(), self.overrides.words());
+        let words = ["dissent", "run", &config].into_iter().chain(overrides.iter().map(String::as_str));
+        format!("{}{}", shell_command(words.chain(more.iter().copied())), paths::data_option(data_dir))
+    }
 }
 
 /// Renders both templates once: a template that fails for every prompt is a mistake in the configuration.

@@ -1,20 +1,25 @@
 //! `dissent experiment fork`: creates an experiment that shares the history of another one.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::Context as _;
 use dissent_domain::event::{NewEvent, Recorded};
-use dissent_domain::fork::ForkBuilder;
+use dissent_domain::fork::{ForkBuilder, ForkError};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
 use dissent_storage::wait;
 use serde_json::json;
 
+use crate::cli::experiment_arg::{ExperimentArg, Target};
+use crate::cli::paths;
+use crate::cli::point_args::PointArgs;
 use crate::error::BadInput;
-use crate::history;
 use crate::history::settings::{self, Scope, Setting};
+use crate::history::{self, fork_points};
 use crate::log_access::open;
+use crate::text::shell_command;
 
 /// Events of one append.
 const APPEND_EVENTS: usize = 256;
@@ -22,21 +27,24 @@ const APPEND_EVENTS: usize = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent experiment fork tone-demo --at 482 --as tone-budget --set conflict.rule=budget --set conflict.budget=40
-  dissent experiment show tone-demo                shows the positions of its rounds
+  dissent experiment fork tone-demo --before selection --as tone-budget --set conflict.rule=budget --set conflict.budget=40
+  dissent experiment fork experiment.toml --round 0 --before tuning --as tone-beta --set tuning.beta=0.3
+  dissent run experiment.toml --set experiment.name=tone-beta --set tuning.beta=0.3     continues the fork
+  dissent experiment show tone-demo                shows the positions of its rounds, for --at
 
 The fork's stream is complete: it holds the shared events under its own name, then an event with their origin and the new plan.
-To continue the fork, put its name and the changed settings into a configuration and run `dissent run CONFIG.toml`. Seeds depend
-on the name, so the fork samples other completions than its origin.
+To continue the fork, run the configuration with its name and the changed settings; the command prints how. Seeds depend on the
+name, so the fork samples other completions than its origin.
 
 A setting may change until the open round has used it. For example, sampling settings may change until completions are
-recorded, and selection settings until the selection. Closed rounds do not change.")]
+recorded (--before generation), and selection settings until the selection (--before selection). Closed rounds do not change.
+If a position cannot be forked, the error names the last one that can.")]
 pub(super) struct ForkArgs {
-    /// Experiment whose history is shared.
-    experiment: ExperimentId,
-    /// Last shared position of the log [default: the last event of the experiment]
-    #[arg(long, value_name = "POSITION")]
-    at: Option<u64>,
+    /// Experiment whose history is shared, by name or configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
+    #[command(flatten)]
+    point: PointArgs,
     /// Name of the fork.
     #[arg(long = "as", value_name = "NAME")]
     name: ExperimentId,
@@ -45,87 +53,127 @@ pub(super) struct ForkArgs {
     set: Vec<Setting>,
 }
 
-pub(super) fn run(log: &dyn EventLog, args: &ForkArgs, as_json: bool) -> anyhow::Result<()> {
-    open::require_experiment(log, &args.experiment)?;
-    if args.name == args.experiment {
+/// The fork to make.
+struct Fork<'a> {
+    log: &'a dyn EventLog,
+    origin: &'a ExperimentId,
+    name: &'a ExperimentId,
+    settings: &'a [Setting],
+    /// The last shared position; all events if `None`.
+    at: Option<u64>,
+}
+
+pub(super) fn run(data_dir: Option<&Path>, args: &ForkArgs, as_json: bool) -> anyhow::Result<()> {
+    let Target { experiment: origin, data_dir } = args.experiment.target(data_dir)?;
+    let log = open::open_log(&data_dir)?;
+    open::require_experiment(&log, &origin)?;
+    if args.name == origin {
         return Err(exists(&args.name));
     }
+    let at = args.point.position(&log, &origin)?;
+    let fork = Fork { log: &log, origin: &origin, name: &args.name, settings: &args.set, at };
     let recorded = log.streams()?.iter().find(|(name, _)| *name == args.name).map_or(0, |(_, last)| *last);
-    let (forked, plan) = prepare(log, args, recorded)?;
-    let shared = append_shared(log, args)?;
-    append(log, &args.name, vec![forked])?;
-    let value = json!({ "experiment": args.name, "origin": args.experiment, "shared": shared, "plan": plan });
+    let (forked, plan) = fork.prepare(recorded)?;
+    let shared = fork.append_shared()?;
+    append(&log, &args.name, vec![forked])?;
+    let value = json!({ "experiment": args.name, "origin": origin, "shared": shared, "plan": plan });
     let mut out = std::io::stdout().lock();
     if as_json {
         return Ok(writeln!(out, "{value}")?);
     }
-    let settings: Vec<String> = args.set.iter().map(ToString::to_string).collect();
-    let settings = if settings.is_empty() { String::new() } else { format!(" and {}", settings.join(", ")) };
-    writeln!(out, "{} shares {shared} events with {}", args.name, args.experiment)?;
-    writeln!(
-        out,
-        "to continue it: set experiment.name = \"{}\"{settings} in the configuration, then `dissent run CONFIG.toml`",
-        args.name
-    )?;
+    writeln!(out, "{} shares {shared} events with {origin}", args.name)?;
+    writeln!(out, "to continue it: {}{}", args.run_command(), paths::data_option(&data_dir))?;
     Ok(())
 }
 
-/// Checks the whole shared history before anything is written. Returns the event that ends the history, and
-/// the fork's plan. `recorded` is the number of events that the log has under the fork's name.
-fn prepare(log: &dyn EventLog, args: &ForkArgs, recorded: u64) -> anyhow::Result<(NewEvent, Plan)> {
-    let mut builder = ForkBuilder::new(args.name.clone());
-    let mut last = None;
-    each(log, args, &mut |event| {
-        let shared = builder.share(event)?;
-        // An interrupted fork resumes. Another experiment of this name is an error.
-        if event.version <= recorded && !is_recorded(log, &shared)? {
-            return Err(exists(&args.name));
-        }
-        last = Some(event.position);
-        Ok(())
-    })?;
-    let last = last.ok_or_else(|| {
-        let at = args.at.unwrap_or_default();
-        BadInput(format!("experiment {} begins after position {at}: use a later --at", args.experiment))
-    })?;
-    if recorded > builder.shared() {
-        return Err(exists(&args.name));
+impl ForkArgs {
+    /// Returns the command that continues the fork, without its data folder.
+    fn run_command(&self) -> String {
+        let config = match &self.experiment {
+            ExperimentArg::Config(path) => path.to_string_lossy().into_owned(),
+            ExperimentArg::Name(_) => "CONFIG.toml".to_owned(),
+        };
+        let name = format!("experiment.name={}", self.name);
+        let settings = std::iter::once(name).chain(self.set.iter().map(Setting::to_string));
+        let options = settings.flat_map(|setting| ["--set".to_owned(), setting]);
+        let words: Vec<String> =
+            ["dissent".to_owned(), "run".to_owned(), config].into_iter().chain(options).collect();
+        shell_command(words.iter().map(String::as_str))
     }
-    if builder.experiment().is_over() {
-        let over = if builder.experiment().is_finished() { "finished" } else { "cancelled" };
-        let reason = format!(
-            "experiment {} is {over} at position {last}: use an earlier --at, such as {}",
-            args.experiment,
-            last.saturating_sub(1)
-        );
-        return Err(BadInput(reason).into());
-    }
-    let plan = builder.experiment().plan().context("the shared events have no plan")?;
-    let plan = settings::changed(plan, &args.set, Scope::Fork)?;
-    let forked = builder.fork(args.experiment.clone(), plan.clone(), dissent_actors::now_us());
-    Ok((forked?, plan))
 }
 
-fn append_shared(log: &dyn EventLog, args: &ForkArgs) -> anyhow::Result<u64> {
-    let mut builder = ForkBuilder::new(args.name.clone());
-    let mut events = Vec::with_capacity(APPEND_EVENTS);
-    each(log, args, &mut |recorded| {
-        events.push(builder.share(recorded)?);
-        if events.len() == APPEND_EVENTS {
-            append(log, &args.name, std::mem::take(&mut events))?;
+impl Fork<'_> {
+    /// Checks the whole shared history before anything is written. Returns the event that ends the history,
+    /// and the fork's plan. `recorded` is the number of events that the log has under the fork's name.
+    fn prepare(&self, recorded: u64) -> anyhow::Result<(NewEvent, Plan)> {
+        let mut builder = ForkBuilder::new(self.name.clone());
+        let mut last = None;
+        self.each(&mut |event| {
+            let shared = builder.share(event)?;
+            // An interrupted fork resumes. Another experiment of this name is an error.
+            if event.version <= recorded && !is_recorded(self.log, &shared)? {
+                return Err(exists(self.name));
+            }
+            last = Some(event.position);
+            Ok(())
+        })?;
+        let Some(last) = last else { return Err(self.begins_later()?) };
+        if recorded > builder.shared() {
+            return Err(exists(self.name));
         }
-        Ok(())
-    })?;
-    append(log, &args.name, events)?;
-    Ok(builder.shared())
-}
+        if builder.experiment().is_over() {
+            let over = if builder.experiment().is_finished() { "finished" } else { "cancelled" };
+            let reason = format!("experiment {} is {over} at position {last}", self.origin);
+            return Err(self.not_here(&reason)?);
+        }
+        let plan = builder.experiment().plan().context("the shared events have no plan")?;
+        let plan = settings::changed(plan, self.settings, Scope::Fork)?;
+        match builder.fork(self.origin.clone(), plan.clone(), dissent_actors::now_us()) {
+            Ok(forked) => Ok((forked, plan)),
+            Err(error @ (ForkError::WithinDecision { .. } | ForkError::Rejected(_))) => {
+                Err(self.not_here(&error.to_string())?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
 
-fn each(
-    log: &dyn EventLog,
-    args: &ForkArgs,
-    visit: &mut dyn FnMut(&Recorded) -> anyhow::Result<()>,
-) -> anyhow::Result<u64> {
-    history::each(log, &args.experiment, args.at, visit)
+    /// Returns the error for a position that cannot be forked. The error names the last one that can.
+    fn not_here(&self, reason: &str) -> anyhow::Result<anyhow::Error> {
+        let with = if self.settings.is_empty() { "" } else { " with these settings" };
+        let last = fork_points::last_forkable(self.log, self.origin, self.name, self.settings, self.at)?;
+        let way_out = match last {
+            Some(point) => {
+                format!("the last position that can be forked{with} is {point}: use --at {}", point.position)
+            }
+            None => format!("no position up to there can be forked{with}: start a new experiment"),
+        };
+        Ok(BadInput(format!("{reason}; {way_out}")).into())
+    }
+
+    fn begins_later(&self) -> anyhow::Result<anyhow::Error> {
+        let first = self.log.read_stream(self.origin, 0, 1)?.first().map_or(1, |first| first.position);
+        let (origin, at) = (self.origin, self.at.unwrap_or_default());
+        Ok(BadInput(format!("experiment {origin} begins after position {at}: use --at {first} or later"))
+            .into())
+    }
+
+    fn append_shared(&self) -> anyhow::Result<u64> {
+        let mut builder = ForkBuilder::new(self.name.clone());
+        let mut events = Vec::with_capacity(APPEND_EVENTS);
+        self.each(&mut |recorded| {
+            events.push(builder.share(recorded)?);
+            if events.len() == APPEND_EVENTS {
+                append(self.log, self.name, std::mem::take(&mut events))?;
+            }
+            Ok(())
+        })?;
+        append(self.log, self.name, events)?;
+        Ok(builder.shared())
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(&Recorded) -> anyhow::Result<()>) -> anyhow::Result<u64> {
+        history::each(self.log, self.origin, self.at, visit)
+    }
 }
 
 fn append(log: &dyn EventLog, name: &ExperimentId, events: Vec<NewEvent>) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use serde::Deserialize as _;
 use serde_json::json;
 
 use super::super::server::{LogAccess, Server, ServerArgs};
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::error::BadInput;
 use crate::log_access::open;
@@ -33,8 +34,9 @@ directly. A pause finishes and records the work in progress, and a training stop
 Judgements are still accepted. The experiment stays paused in every process until it is resumed, and its results do not
 depend on pauses. A cancellation is final.")]
 pub(super) struct OperatorArgs {
-    /// Name of the experiment.
-    experiment: ExperimentId,
+    /// Name of the experiment, or its configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
     /// Name of the operator, recorded with the command.
     #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
     by: String,
@@ -45,22 +47,27 @@ pub(super) struct OperatorArgs {
     server: ServerArgs,
 }
 
-pub(super) fn run(data_dir: &Path, action: Action, args: &OperatorArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(
+    data_dir: Option<&Path>,
+    action: Action,
+    args: &OperatorArgs,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let Target { experiment: name, data_dir } = args.experiment.target(data_dir)?;
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     check_length("--reason", args.reason.as_deref().unwrap_or_default(), REASON_BYTES_MAX)?;
-    let CommandOutcome { status, changed } = match args.server.log_access(data_dir)? {
-        LogAccess::Here(log) => command_log(&log, action, args)?,
-        LogAccess::Server(server) => command_server(&server, action, args)?,
+    let CommandOutcome { status, changed } = match args.server.log_access(&data_dir)? {
+        LogAccess::Here(log) => command_log(&log, &name, action, args)?,
+        LogAccess::Server(server) => command_server(&server, &name, action, args)?,
     };
     let mut out = std::io::stdout().lock();
-    let name = &args.experiment;
     if as_json {
         return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": status, "changed": changed }))?);
     }
     let already = if changed { "" } else { " already" };
     writeln!(out, "{name} {}", state_words(status, already))?;
     if changed && status == ExperimentStatus::Paused {
-        let option = args.server.option().unwrap_or_else(|| paths::data_option(data_dir));
+        let option = args.server.option().unwrap_or_else(|| paths::data_option(&data_dir));
         writeln!(out, "to resume it: dissent experiment resume {name}{option}")?;
     }
     Ok(())
@@ -84,15 +91,25 @@ fn state_words(status: ExperimentStatus, already: &str) -> String {
     }
 }
 
-fn command_log(log: &SledLog, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
-    let OperatorArgs { experiment, by, reason, .. } = args;
+fn command_log(
+    log: &SledLog,
+    experiment: &ExperimentId,
+    action: Action,
+    args: &OperatorArgs,
+) -> anyhow::Result<CommandOutcome> {
+    let OperatorArgs { by, reason, .. } = args;
     open::require_experiment(log, experiment)?;
     let command = OperatorCommand { action, by: by.clone(), reason: reason.clone() };
     Ok(wait(command_in_log(log, experiment, &command))?)
 }
 
-fn command_server(server: &Server, action: Action, args: &OperatorArgs) -> anyhow::Result<CommandOutcome> {
-    let path = format!("/experiments/{}/{}", args.experiment, action.name());
+fn command_server(
+    server: &Server,
+    experiment: &ExperimentId,
+    action: Action,
+    args: &OperatorArgs,
+) -> anyhow::Result<CommandOutcome> {
+    let path = format!("/experiments/{experiment}/{}", action.name());
     let response = server.post(&path, json!({ "by": args.by, "reason": args.reason }), RESPONSE_TIMEOUT)?;
     let status =
         ExperimentStatus::deserialize(&response["state"]).context("failed to read the server's response")?;

@@ -9,7 +9,6 @@ use dissent_domain::plan::Plan;
 use serde::Serialize;
 
 use crate::history::overview::{CommandedBy, ExperimentHistory, Overview};
-use crate::log_access::open;
 use crate::text::utc;
 use crate::text::visible;
 
@@ -25,7 +24,6 @@ pub(super) fn run(
     last: Option<u64>,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    open::require_experiment(log, experiment)?;
     let past = ExperimentHistory::read(log, experiment, last)?;
     let plan =
         past.experiment().plan().context("the experiment has no plan at this position: use a later --at")?;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, RequestedComparison};
 use dissent_domain::plan::Plan;
 use dissent_storage::SledLog;
@@ -15,6 +14,7 @@ use super::assignment::assign;
 use super::page::Task;
 use super::recorded::RecordedExperiment;
 use super::{comparisons, csv};
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths::{FileOrStream, is_stream};
 use crate::error::BadInput;
 use crate::log_access::open;
@@ -22,14 +22,14 @@ use crate::{files, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportArgs {
-    /// Name of the experiment.
-    #[arg(value_parser = |name: &str| ExperimentId::new(name))]
-    experiment: ExperimentId,
+    /// Name of the experiment, or its configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
     /// Output format.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
     /// File to write; `-` is stdout. `{annotator}` is replaced by the annotator's name.
-    #[arg(long, short, default_value = "-", value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, default_value = "-", value_name = "FILE")]
     output: FileOrStream,
     /// Annotator of the file, named on every line. Comparisons that the annotator has judged are left out.
     /// Several annotators share the open comparisons, with a file for each.
@@ -59,10 +59,11 @@ pub(super) fn annotator(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-pub(super) fn run(data_dir: &Path, args: &ExportArgs) -> anyhow::Result<()> {
+pub(super) fn run(data_dir: Option<&Path>, args: &ExportArgs) -> anyhow::Result<()> {
     check(args)?;
-    let log = open::read_log(data_dir)?;
-    let recorded = RecordedExperiment::read(&*log, &args.experiment)?;
+    let Target { experiment, data_dir } = args.experiment.target(data_dir)?;
+    let log = open::read_log(&data_dir)?;
+    let recorded = RecordedExperiment::read(&*log, &experiment)?;
     let (plan, round) = (recorded.plan()?, recorded.feedback_round()?);
     let overlap = plan.learning.as_ref().map_or(1, |learning| learning.feedback.overlap) as usize;
     let is_settled = round.learning().settled().is_some();

@@ -18,6 +18,7 @@ use super::export::annotator;
 use super::judgements::{JudgementFile, JudgementLine, read};
 use super::recorded::RecordedExperiment;
 use super::status::Status;
+use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::cli::paths::FileOrStream;
 use crate::error::BadInput;
 use crate::jsonl::InputError;
@@ -28,8 +29,12 @@ use crate::text::count;
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// Export with verdicts, as JSON Lines or CSV; `-` is stdin.
-    #[arg(value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "FILE")]
     file: FileOrStream,
+    /// Experiment of the judgements, by name or configuration, which finds the data folder. Judgements of
+    /// another experiment are an error.
+    #[arg(long, value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: Option<ExperimentArg>,
     /// Annotator of the lines without a name.
     #[arg(long, value_name = "NAME", value_parser = annotator)]
     annotator: Option<String>,
@@ -53,15 +58,28 @@ struct Imported {
     handed_over: u64,
 }
 
-pub(super) fn run(data_dir: &Path, args: &ImportArgs) -> anyhow::Result<()> {
+pub(super) fn run(data_dir: Option<&Path>, args: &ImportArgs) -> anyhow::Result<()> {
+    let (experiment, data_dir) = experiment_arg::optional(args.experiment.as_ref(), data_dir)?;
     let judged = read(&args.file, args.annotator.as_deref())?;
-    match open::open_log(data_dir) {
+    if let Some(experiment) = &experiment {
+        check_experiment(&judged, experiment)?;
+    }
+    match open::open_log(&data_dir) {
         Ok(log) => import(&log, &judged, args.json),
         Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
-            hand_over(data_dir, &judged, args.json)
+            hand_over(&data_dir, &judged, args.json)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Rejects judgements of another experiment than the named one.
+fn check_experiment(judged: &JudgementFile, experiment: &ExperimentId) -> Result<(), InputError> {
+    let other = judged.judgements.iter().find(|entry| entry.experiment != *experiment);
+    other.map_or(Ok(()), |entry| {
+        let reason = format!("is {}, but --experiment names {experiment}", entry.experiment);
+        Err(judged.error(entry.line, "experiment", reason))
+    })
 }
 
 /// Groups the judgements of a file by experiment, each once.

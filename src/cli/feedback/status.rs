@@ -12,6 +12,7 @@ use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
 use super::recorded::RecordedExperiment;
+use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::log_access::open;
 use crate::text::{count, visible};
 
@@ -20,17 +21,18 @@ const PAIRS_LISTED_MAX: usize = 12;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Name of the experiment.
-    #[arg(value_parser = |name: &str| ExperimentId::new(name))]
-    experiment: ExperimentId,
+    /// Name of the experiment, or its configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(data_dir: &Path, args: &StatusArgs) -> anyhow::Result<()> {
-    let log = open::read_log(data_dir)?;
-    let status = Status::of(&RecordedExperiment::read(&*log, &args.experiment)?)?;
+pub(super) fn run(data_dir: Option<&Path>, args: &StatusArgs) -> anyhow::Result<()> {
+    let Target { experiment, data_dir } = args.experiment.target(data_dir)?;
+    let log = open::read_log(&data_dir)?;
+    let status = Status::of(&RecordedExperiment::read(&*log, &experiment)?)?;
     let mut out = std::io::stdout().lock();
     Ok(if args.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)

@@ -13,6 +13,7 @@ use dissent_storage::{SledLog, SledOptions, transfer};
 use serde_json::json;
 
 use super::output::print_line;
+use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::error::BadInput;
 use crate::history;
 use crate::log_access::open;
@@ -28,20 +29,22 @@ A log never shrinks by itself. With --remove the command writes the remaining ev
 log stays beside it under the name that is printed: delete it when you are sure. Both copies are checked event by event before
 the log is replaced. Artifacts stay where they are.")]
 pub(super) struct ArchiveArgs {
-    /// Names of finished or cancelled experiments.
-    #[arg(required = true)]
-    experiments: Vec<ExperimentId>,
+    /// Finished or cancelled experiments, by name or configuration.
+    #[arg(required = true, value_name = "EXPERIMENT|CONFIG.toml")]
+    experiments: Vec<ExperimentArg>,
     /// Data folder of the archive. Events that its log already has stay unchanged.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     to: PathBuf,
     /// Remove the experiments from this log.
     #[arg(long)]
     remove: bool,
 }
 
-pub(super) fn run(data_dir: &Path, args: &ArchiveArgs, as_json: bool) -> anyhow::Result<()> {
+pub(super) fn run(data_dir: Option<&Path>, args: &ArchiveArgs, as_json: bool) -> anyhow::Result<()> {
+    let (experiments, data_dir) = experiment_arg::in_one_folder(&args.experiments, data_dir)?;
+    let data_dir = data_dir.as_path();
     let log = open::open_log(data_dir)?;
-    let archived: BTreeSet<&ExperimentId> = args.experiments.iter().collect();
+    let archived: BTreeSet<&ExperimentId> = experiments.iter().collect();
     for experiment in &archived {
         open::require_experiment(&log, experiment)?;
         verify(&log, experiment, true)?;

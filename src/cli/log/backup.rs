@@ -32,7 +32,7 @@ A backup holds the log only. Adapters, checkpoints and prompts are files in `art
 written. Copy that folder after the log, with any tool, and put it beside the restored log.")]
 pub(super) struct BackupArgs {
     /// Folder of the backup, which must not exist [default: a new one in `backups` of the data folder]
-    #[arg(value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "DIR")]
     to: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,

@@ -1,12 +1,12 @@
 //! `dissent log diff`: compares two histories and shows where they differ.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
 use dissent_domain::id::ExperimentId;
 use serde::Serialize;
 
+use crate::cli::experiment_arg::{ExperimentRef, Target};
 use crate::history::difference::{self, Difference, KindDifference, Side};
 use crate::log_access::open;
 use crate::text::visible;
@@ -15,25 +15,6 @@ use crate::text::visible;
 #[derive(Debug, thiserror::Error)]
 #[error("the experiments differ")]
 pub(crate) struct Differs;
-
-/// An experiment, written as `NAME` or `DATA-FOLDER:NAME`.
-#[derive(Debug, Clone)]
-pub(super) struct ExperimentRef {
-    data_dir: Option<PathBuf>,
-    experiment: ExperimentId,
-}
-
-impl FromStr for ExperimentRef {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (data_dir, name) = match text.rsplit_once(':') {
-            Some((folder, name)) => (Some(PathBuf::from(folder)), name),
-            None => (None, text),
-        };
-        Ok(Self { data_dir, experiment: name.parse().map_err(|error| format!("{error}"))? })
-    }
-}
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -44,27 +25,27 @@ struct Outcome<'a> {
 }
 
 pub(super) fn run(
-    data_dir: &Path,
+    data_dir: Option<&Path>,
     a: &ExperimentRef,
     b: &ExperimentRef,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    let folder = |of: &ExperimentRef| of.data_dir.clone().unwrap_or_else(|| data_dir.to_owned());
-    let (folder_a, folder_b) = (folder(a), folder(b));
+    let Target { experiment: a, data_dir: folder_a } = a.target(data_dir)?;
+    let Target { experiment: b, data_dir: folder_b } = b.target(data_dir)?;
     let first = open::read_log(&folder_a)?;
     // A process can open a log only once, also if the two paths of its folder are written differently.
     let same = folder_a.canonicalize().ok().zip(folder_b.canonicalize().ok()).is_some_and(|(a, b)| a == b);
     let second = if same { None } else { Some(open::read_log(&folder_b)?) };
     let (first, second) = (&*first, &**second.as_ref().unwrap_or(&first));
-    open::require_experiment(first, &a.experiment)?;
-    open::require_experiment(second, &b.experiment)?;
+    open::require_experiment(first, &a)?;
+    open::require_experiment(second, &b)?;
     let difference = difference::between(
-        &Side { log: first, experiment: a.experiment.clone() },
-        &Side { log: second, experiment: b.experiment.clone() },
+        &Side { log: first, experiment: a.clone() },
+        &Side { log: second, experiment: b.clone() },
     )?;
     let mut out = std::io::stdout().lock();
     if as_json {
-        let outcome = Outcome { a: &a.experiment, b: &b.experiment, difference: &difference };
+        let outcome = Outcome { a: &a, b: &b, difference: &difference };
         serde_json::to_writer_pretty(&mut out, &outcome)?;
         writeln!(out)?;
     } else {

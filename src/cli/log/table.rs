@@ -6,7 +6,8 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
 use crate::history;
-use crate::history::table::Table;
+use crate::history::pairs::Pairs;
+use crate::history::table::{self, Table};
 use crate::jsonl::JsonLinesWriter;
 
 /// Events in one read of the log.
@@ -20,6 +21,15 @@ pub(super) fn run(
     output: &Path,
 ) -> anyhow::Result<()> {
     let mut out = JsonLinesWriter::create(output)?;
+    if table == Table::Pairs {
+        let streams = log.streams()?.into_iter().map(|(name, _)| name);
+        for name in streams.filter(|name| experiment.is_none_or(|experiment| experiment == name)) {
+            let mut pairs = Pairs::default();
+            history::each(log, &name, None, &mut |recorded| pairs.apply(recorded))?;
+            table::write_pairs(&name, &pairs, &mut out)?;
+        }
+        return Ok(out.finish()?);
+    }
     if let Some(experiment) = experiment {
         history::each(log, experiment, None, &mut |recorded| table.write(recorded, &mut out).map(drop))?;
     } else {

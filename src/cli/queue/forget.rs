@@ -25,7 +25,7 @@ Examples:
 everything: a server that starts again creates and fills new queues. Dead letters stay: see `dissent dead`.")]
 pub(super) struct ForgetArgs {
     /// Configuration of the experiment, with [broker] kind = "rabbitmq".
-    #[arg(value_name = "CONFIG.toml")]
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Delete even if the experiment has not ended, its log is not here, or processes consume the queues.
     #[arg(long)]

@@ -12,7 +12,6 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::MemoryLog;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -22,6 +21,7 @@ use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::plan_check::check_recorded_plan;
 use crate::experiment::start::{self, Backends};
+use crate::progress::CountingView;
 
 /// Largest number of differences that are printed.
 const DIFFERENCES_PRINTED: usize = 20;
@@ -80,11 +80,10 @@ pub(super) fn run(
         Backends { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
     let resources = start::open(&config, &models, planned, Roles::all(), backends)?;
     let events = log.streams()?.into_iter().find(|(name, _)| name == experiment).map_or(0, |(_, last)| last);
-    let bar = bar(events);
+    let mut bar = CountingView::new(events, "events");
     let begun = Instant::now();
-    let done = recompute(&plan, resources, &mut |recorded, done| {
-        bar.set_position(recorded.version);
-        bar.set_message(format!("{} results", done.steps.values().map(|tally| tally.results).sum::<u64>()));
+    let done = recompute(&plan, resources, &mut |recorded, _| {
+        bar.set(recorded.version);
     });
     bar.finish_and_clear();
     let outcome = outcome(experiment, &done?, begun.elapsed().as_secs_f64());
@@ -96,11 +95,6 @@ pub(super) fn run(
         print(&mut out, &outcome)?;
     }
     if outcome.same { Ok(()) } else { Err(Differs(difference_text(&outcome)).into()) }
-}
-
-fn bar(events: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} events, {msg}, {eta} left");
-    ProgressBar::new(events).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn outcome(experiment: &ExperimentId, done: &Recomputed, seconds: f64) -> Outcome {

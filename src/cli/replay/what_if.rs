@@ -1,5 +1,7 @@
 //! `dissent replay --what-if`: compares the recorded selection with that of other settings.
 
+mod verdicts;
+
 use std::io::Write as _;
 
 use anyhow::Context as _;
@@ -13,8 +15,10 @@ use serde::Serialize;
 
 use crate::history;
 use crate::history::overview::ExperimentHistory;
+use crate::history::pairs::Pairs;
 use crate::history::settings::{self, Scope, Setting};
 use crate::text::visible;
+use verdicts::{ComparedPair, Known, Verdicts};
 
 /// Options of the comparison and of its output.
 pub(super) struct Options<'a> {
@@ -35,6 +39,10 @@ struct Outcome<'a> {
     changed: Settings<'a>,
     #[serde(flatten)]
     outcome: &'a WhatIfOutcome,
+    /// The recorded verdicts on the comparisons of both selections.
+    known: Known,
+    /// The comparisons that only one of the selections has, with their texts and recorded verdicts.
+    different: Vec<ComparedPair<'a>>,
 }
 
 /// Settings that determine a selection.
@@ -63,28 +71,42 @@ pub(super) fn run(
         .context("the experiment has no plan at this position: use a later --at")?;
     let changed = settings::changed(recorded, options.settings, Scope::Selection)?;
     let mut what_if = WhatIf::new(recorded.clone(), changed.clone());
-    history::each(log, experiment, options.at, &mut |event| Ok(what_if.apply(&event.decode()?)?))?;
+    let mut pairs = Pairs::with_all_texts();
+    history::each(log, experiment, options.at, &mut |event| {
+        pairs.apply(event)?;
+        Ok(what_if.apply(&event.decode()?)?)
+    })?;
     let found = what_if.outcome();
+    let verdicts = Verdicts::of(&pairs);
     let mut out = std::io::stdout().lock();
     if options.json {
         let (recorded, changed) = (Settings::of(recorded), Settings::of(&changed));
-        let outcome = Outcome { experiment, recorded, changed, outcome: &found };
+        let different = found.rounds.iter().flat_map(|round| verdicts.different(round)).collect();
+        let known = verdicts.known(&found.rounds);
+        let outcome = Outcome { experiment, recorded, changed, outcome: &found, known, different };
         serde_json::to_writer_pretty(&mut out, &outcome)?;
         return Ok(writeln!(out)?);
     }
     let settings: Vec<String> = options.settings.iter().map(ToString::to_string).collect();
     writeln!(out, "{experiment} with {}", settings.join(" "))?;
-    print(&mut out, &found, options.top)?;
+    print(&mut out, &found, &verdicts, options.top)?;
     Ok(())
 }
 
-fn print(out: &mut impl std::io::Write, found: &WhatIfOutcome, top: usize) -> std::io::Result<()> {
-    for RoundCompared { round, compared, prompts } in &found.rounds {
-        print_compared(out, &format!("round {round}"), compared)?;
-        print_prompts(out, prompts, top)?;
+fn print(
+    out: &mut impl std::io::Write,
+    found: &WhatIfOutcome,
+    verdicts: &Verdicts<'_>,
+    top: usize,
+) -> std::io::Result<()> {
+    for round in &found.rounds {
+        print_compared(out, &format!("round {}", round.round), &round.compared)?;
+        verdicts.known(std::slice::from_ref(round)).print(out)?;
+        print_prompts(out, round, verdicts, top)?;
     }
     if found.rounds.len() > 1 {
         print_compared(out, "all rounds", &found.total)?;
+        verdicts.known(&found.rounds).print(out)?;
         writeln!(
             out,
             "from the second round on, the scores come from models that learnt from the recorded judgements"
@@ -124,10 +146,11 @@ fn print_compared(out: &mut impl std::io::Write, title: &str, compared: &Compare
 /// Prints the prompts whose selections differ.
 fn print_prompts(
     out: &mut impl std::io::Write,
-    prompts: &[PromptCompared],
+    round: &RoundCompared,
+    verdicts: &Verdicts<'_>,
     top: usize,
 ) -> std::io::Result<()> {
-    let different: Vec<&PromptCompared> = prompts.iter().filter(|prompt| !prompt.is_same()).collect();
+    let different: Vec<&PromptCompared> = round.prompts.iter().filter(|prompt| !prompt.is_same()).collect();
     if different.is_empty() || top == 0 {
         return Ok(());
     }
@@ -137,6 +160,9 @@ fn print_prompts(
         let distance = prompt.kendall_tau_distance.map_or("undefined".to_owned(), |tau| format!("{tau:.3}"));
         let (recorded, changed) = (joined(&prompt.recorded), joined(&prompt.changed));
         writeln!(out, "  {name:<24} {:>11.3} {distance:>13}  {recorded} -> {changed}", prompt.mean_abs_pacs)?;
+        for pair in verdicts.different_of(round.round, prompt) {
+            pair.print(out)?;
+        }
     }
     let more = different.len().saturating_sub(top);
     if more > 0 {

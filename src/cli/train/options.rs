@@ -14,20 +14,20 @@ use crate::dataset::{Format, Margins, Preferred, ReadOptions};
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelOptions {
     /// Initial model: a Hugging Face folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "PATH")]
     pub(super) base: PathBuf,
     /// Keep only the first K layers of the model.
     #[arg(long, value_name = "K")]
     pub(super) layers: Option<u32>,
     /// PEFT LoRA folder with the initial adapter [default: a new adapter]
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "DIR")]
     pub(super) adapter: Option<PathBuf>,
     /// Template of prompt and completion: `chat`, `raw`, or a text with `{prompt}` and `{completion}`.
     /// `chat@2026-01-31` sets the date that the template sees instead of 2024-07-26.
     #[arg(long, default_value = "chat")]
     pub(super) template: PromptTemplate,
     /// Output folder for the result, and for checkpoints during the training.
-    #[arg(long, value_name = "DIR")]
+    #[arg(value_parser = crate::cli::paths::path(), long, short, value_name = "DIR")]
     pub(super) output: PathBuf,
     /// Require an unfinished training in the output folder. Without this flag one is resumed if present,
     /// or a new one starts.
@@ -38,7 +38,7 @@ pub(crate) struct ModelOptions {
     overwrite: bool,
     /// File for the metrics, a JSON object for each step with TRL's names [default: metrics.jsonl in the
     /// output folder]
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     pub(super) log: Option<PathBuf>,
     /// Steps between checkpoints; iterations for ppo, grpo and rloo [default: 20 steps, or 1 iteration]
     #[arg(long, value_name = "K")]
@@ -63,14 +63,14 @@ impl ModelOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataOptions {
     /// Examples: JSON Lines, a JSON array, CSV, TSV or Parquet, which may be compressed; `-` is stdin.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     pub(super) data: PathBuf,
     /// Format of the data: preference, implicit-preference, hh-rlhf, safe-rlhf, prompt-completion, unpaired,
     /// messages, sharegpt, alpaca, text or prompt-only [default: detected]
     #[arg(long)]
     format: Option<Format>,
     /// Examples on which the result is evaluated.
-    #[arg(long, value_name = "FILE", conflicts_with = "eval_split")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE", conflicts_with = "eval_split")]
     pub(super) eval_data: Option<PathBuf>,
     /// Share of the examples to hold out for the evaluation; examples with the same prompt stay together.
     #[arg(long, value_name = "SHARE", value_parser = share)]
@@ -100,8 +100,8 @@ fn share(text: &str) -> Result<f64, String> {
 pub(crate) struct PairOptions {
     /// Label of PKU-SafeRLHF that names the preferred completion: `better` or `safer` [default: better; safer
     /// for cost models]
-    #[arg(long, value_parser = preferred)]
-    prefer: Option<Preferred>,
+    #[arg(long, alias = "prefer", value_parser = preferred)]
+    preferred: Option<Preferred>,
     /// Source of margins: `column` (the field margin), `scores` (score_chosen - score_rejected) or `none`.
     #[arg(long, default_value = "column", value_parser = margins)]
     pub(super) margins: Margins,
@@ -109,7 +109,7 @@ pub(crate) struct PairOptions {
 
 impl PairOptions {
     pub(super) fn preferred(&self, default: Preferred) -> Preferred {
-        self.prefer.unwrap_or(default)
+        self.preferred.unwrap_or(default)
     }
 }
 
@@ -146,20 +146,26 @@ pub(crate) struct OptimiserOptions {
     #[arg(long, conflicts_with_all = ["lora_r", "lora_targets", "adapter"])]
     full: bool,
     /// Peak learning rate [default: 2e-4 sft, 1e-4 reward and cost, 1e-5 dpo, 1.41e-5 ppo, grpo and rloo]
-    #[arg(long, allow_negative_numbers = true)]
-    lr: Option<f64>,
+    #[arg(long, alias = "lr", value_name = "RATE", allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
     /// Decay of the learning rate: linear, cosine or constant.
     #[arg(long, default_value = "linear", value_parser = schedule)]
     schedule: Schedule,
-    /// Warm-up of the learning rate: a number of steps, or with a decimal point (0.1) a share of all steps.
-    #[arg(long, default_value = "0", value_parser = warmup)]
-    warmup: Warmup,
+    /// Steps in which the learning rate rises from 0.
+    #[arg(long, value_name = "N", conflicts_with = "warmup_ratio")]
+    warmup_steps: Option<u64>,
+    /// Warm-up of the learning rate as a share of all steps.
+    #[arg(long, value_name = "SHARE", value_parser = ratio)]
+    warmup_ratio: Option<f64>,
+    /// A number of steps, or with a decimal point (0.1) a share of all steps: the spelling of version 0.1.
+    #[arg(long, hide = true, value_parser = warmup, conflicts_with_all = ["warmup_steps", "warmup_ratio"])]
+    warmup: Option<Warmup>,
     /// Examples (pairs, completions) in a micro-batch.
     #[arg(long, default_value_t = 8)]
     batch_size: u32,
     /// Micro-batches in a step.
-    #[arg(long, default_value_t = 1)]
-    grad_accum: u32,
+    #[arg(long, alias = "grad-accum", default_value_t = 1)]
+    gradient_accumulation: u32,
     /// Longest example, in tokens; longer examples are skipped and counted.
     #[arg(long, default_value_t = 512)]
     max_length: u32,
@@ -185,6 +191,11 @@ pub(super) struct Defaults {
 }
 
 impl OptimiserOptions {
+    fn warmup(&self) -> Warmup {
+        let steps = self.warmup_steps.map(Warmup::Steps);
+        steps.or(self.warmup_ratio.map(Warmup::Ratio)).or(self.warmup).unwrap_or_default()
+    }
+
     /// Returns the hyperparameters, with the given number of epochs or steps.
     ///
     /// # Errors
@@ -201,13 +212,13 @@ impl OptimiserOptions {
             targets: self.lora_targets.clone(),
         };
         let settings = Hyperparameters {
-            learning_rate: self.lr.unwrap_or(defaults.learning_rate),
+            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
             schedule: self.schedule,
-            warmup: self.warmup,
+            warmup: self.warmup(),
             epochs,
             steps,
             batch_size: self.batch_size,
-            gradient_accumulation: self.grad_accum,
+            gradient_accumulation: self.gradient_accumulation,
             max_length: self.max_length,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
@@ -239,6 +250,11 @@ fn schedule(text: &str) -> Result<Schedule, String> {
         "constant" => Ok(Schedule::Constant),
         other => Err(format!("unknown schedule {other:?}: use linear, cosine or constant")),
     }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let within = text.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share));
+    within.ok_or_else(|| "use a share of all steps, 0 to 1".to_owned())
 }
 
 fn warmup(text: &str) -> Result<Warmup, String> {

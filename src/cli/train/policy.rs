@@ -39,7 +39,7 @@ pub(crate) struct PolicyArgs {
     #[command(flatten)]
     reward: RewardModelOptions,
     /// Prompts as JSON Lines, in any data format with prompts; duplicates are used once.
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "FILE")]
     prompts: PathBuf,
     /// Iterations, each of which samples, scores and learns.
     #[arg(long, default_value_t = PpoSettings::default().iterations)]

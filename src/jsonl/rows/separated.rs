@@ -12,7 +12,11 @@ use super::row::{JsonRows, RowError, too_long};
 use crate::jsonl::error::{Fault, FieldError, FieldErrorKind, LINE_BYTES_MAX};
 
 /// Columns of numbers and truth values. The cells of other columns are texts, even `42` and `true`.
-const NUMBERS: [&str; 14] = [
+const NUMBERS: [&str; 18] = [
+    "reward",
+    "logprob",
+    "logprob_mean",
+    "tokens",
     "margin",
     "label",
     "score_chosen",

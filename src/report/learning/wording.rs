@@ -286,7 +286,8 @@ fn row(change: &Change) -> Row {
 pub(in crate::report) fn agreement_rows(figures: &LearningFigures) -> Vec<AgreementRow> {
     let Some(table) = &figures.agreement else { return Vec::new() };
     let row = |completions, difference: Option<Difference>| {
-        let Difference { before, after, interval: Interval { mean, low, high, .. }, is_clear } = difference?;
+        let Difference { before, after, interval: Interval { mean, low, high, .. }, is_clear, .. } =
+            difference?;
         let [mean, low, high] = [mean, low, high].map(|value| signed(100.0 * value, 1));
         Some(AgreementRow {
             completions,

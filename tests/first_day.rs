@@ -1,0 +1,10 @@
+//! The first day of a new user: each test is a step that once failed, through the program itself.
+
+mod experiments;
+mod figures;
+mod flat_rows;
+mod forking;
+mod new_configuration;
+mod options;
+mod overrides;
+mod prompts;

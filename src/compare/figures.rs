@@ -33,8 +33,8 @@ impl Difference {
         Self { mean: after.mean - before.mean, error, interval: None, paired: false, prompts }
     }
 
-    /// Returns the difference of the gold rewards of two evaluations, paired by prompt; `None` if one of them has
-    /// no figures by prompt, or they share fewer than two prompts.
+    /// Returns the difference of the gold rewards of two evaluations, paired by prompt; `None` if one of them
+    /// has no figures by prompt, or they share fewer than two prompts.
     pub(super) fn paired_gold(before: &PolicyEvaluated, after: &PolicyEvaluated) -> Option<Self> {
         let found = differences(before, after);
         let (_, gold) = found.iter().find(|(figure, _)| *figure == HeldOutFigure::GoldReward)?;

@@ -56,7 +56,7 @@ Tables (every row begins with position, time_us, experiment):
   pairs        round, comparison, prompt_id, category, prompt, first, second, first_text, second_text, first_reward,
                second_reward, first_logprob, second_logprob, first_logprob_mean, second_logprob_mean, first_pacs,
                second_pacs, annotators and verdicts (two lists), verdict, first_unsafe, second_unsafe, outcome,
-               propensity (1 for a pair that the rule selected), is_audit
+               propensity, is_audit
   trainings    event, round, stage, attempt, worker, lease_ms, sequence, step, steps, checkpoint, resume_from, adapter,
                fingerprint, preferences, rehearsed, metric_names and metric_values (two lists)
   evaluations  evaluation, policy, reward_model, prompts, completions, gold_reward, gold_reward_error, proxy_reward,

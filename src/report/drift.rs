@@ -1,5 +1,5 @@
-//! Drift: conflicts that are born, resolved and reopened from round to round. The prompts are the same in every
-//! round, so all of them are probes.
+//! Drift: conflicts that are born, resolved and reopened from round to round. The prompts are the same in
+//! every round, so all of them are probes.
 
 use std::collections::HashMap;
 

@@ -43,8 +43,8 @@ pub struct TopicRow {
     pub ranked: RankedTopic,
 }
 
-/// Divides prompts, `(prompt, text)`, into topics, and ranks these by the judged pairs of all rounds up to `last`. `None`
-/// with too few prompts or without a judged pair.
+/// Divides prompts, `(prompt, text)`, into topics, and ranks these by the judged pairs of all rounds up to
+/// `last`. `None` with too few prompts or without a judged pair.
 pub(super) fn of_prompts(
     prompts: &[(PromptId, String)],
     experiment: &Experiment,

@@ -150,8 +150,9 @@ fn with_selection(plan: &Plan, selection: SelectionSettings) -> Plan {
     changed
 }
 
-/// Returns the error of the proxy on a comparison: 1 if it orders the two against the judgement, 0 if not or if the
-/// judgement is a tie, ½ if it finds the two equal and people do not. `None` if nobody judged it.
+/// Returns the error of the proxy on a comparison; `None` if nobody judged it. It is 1 if the proxy orders
+/// the two against the judgement. It is ½ if the proxy finds the two equal and people do not, and otherwise
+/// 0, also for a tie.
 #[must_use]
 pub fn proxy_error(comparison: &RequestedComparison) -> Option<f64> {
     let [first, second] = comparison.rewards;

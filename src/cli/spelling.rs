@@ -127,8 +127,8 @@ mod tests {
                 options.extend(command.get_opts().filter_map(|option| option.get_long().map(str::to_owned)));
             }
         });
-        // Those of AdamW and a training of all weights have no option, and `lora` is a section.
-        let without = ["adam-betas", "adam-epsilon", "full", "lora"];
+        // Those of AdamW, of memory and of a training of all weights have no option, and `lora` is a section.
+        let without = ["adam-betas", "adam-epsilon", "full", "lora", "recompute"];
         for name in names.iter().filter(|name| !without.contains(&name.as_str())) {
             assert!(options.contains(name), "train reward has no --{name}: {options:?}");
         }

@@ -39,7 +39,10 @@ fn broken(keyword: &str, rule: &Value, schema: &Map<String, Value>, value: &Valu
             other => panic!("type {other}"),
         }),
         "enum" => fails(!list(rule).contains(value)),
-        "const" => fails(value != rule && value.as_f64() != rule.as_f64().filter(|_| rule.is_number())),
+        "const" => {
+            let same_number = value.as_f64().zip(rule.as_f64()).is_some_and(|(a, b)| a.total_cmp(&b).is_eq());
+            fails(value != rule && !same_number)
+        }
         "minimum" => fails(value.as_f64().is_some_and(|value| value < rule.as_f64().unwrap())),
         "maximum" => fails(value.as_f64().is_some_and(|value| value > rule.as_f64().unwrap())),
         "exclusiveMinimum" => fails(value.as_f64().is_some_and(|value| value <= rule.as_f64().unwrap())),

@@ -66,7 +66,7 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &ReportArgs) -> anyhow::Result<
         None => stdout.write_all(content.as_bytes()).context("failed to write to stdout"),
         Some(path) => {
             files::write(&content, &path)?;
-            writeln!(stdout, "{}", path.display()).context("failed to write to stdout")
+            writeln!(stdout, "{}", paths::shortened(&path).display()).context("failed to write to stdout")
         }
     }
 }

@@ -118,8 +118,8 @@ impl Line {
             }
             Some(_) => return Err(FieldError::new("system", FieldErrorKind::WrongType, "must be a text")),
         }
-        let kept = self.rest.iter().filter(|(_, value)| !value.is_null());
-        kept.map(|(field, _)| prompts::check_kept(field)).collect()
+        let mut kept = self.rest.iter().filter(|(_, value)| !value.is_null());
+        kept.try_for_each(|(field, _)| prompts::check_kept(field))
     }
 
     fn texts(&self) -> Vec<&str> {

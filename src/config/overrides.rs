@@ -34,7 +34,7 @@ impl FromStr for Override {
         let (key, text) = (key.trim().to_owned(), value.trim().to_owned());
         let value = if text.is_empty() { None } else { Some(parsed(&key, &text)?) };
         let known = schema::keys();
-        if !known.iter().any(|known| *known == key) {
+        if !known.contains(&key) {
             let way_out = match similar(&key, known.iter().map(String::as_str)).as_slice() {
                 [] => "see the keys in `dissent run --help`".to_owned(),
                 found => format!("did you mean {}?", found.join(" or ")),

@@ -1,6 +1,5 @@
 //! A configuration stands for its experiment, in every command that takes one.
 
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use crate::history::histories::{
@@ -168,7 +167,7 @@ fn a_report_by_configuration_is_written_while_the_run_is_alive() {
         assert!(begun.elapsed().as_secs() < 120, "{said}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
-    let page = PathBuf::from(String::from_utf8(written).unwrap().trim());
+    let page = lab.data_dir("").join(String::from_utf8(written).unwrap().trim());
     assert!(page.ends_with("own/reports/lab.html") && page.is_file(), "{}", page.display());
     succeeded(dissent(&["experiment", "show", config.to_str().unwrap()]));
 }

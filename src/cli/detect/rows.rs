@@ -87,10 +87,11 @@ struct Id(String);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Number(number) => Ok(Self(number.to_string())),
-            other => String::deserialize(other).map(Self).map_err(serde::de::Error::custom),
+        let value = Value::deserialize(deserializer)?;
+        if let Value::Number(number) = &value {
+            return Ok(Self(number.to_string()));
         }
+        String::deserialize(value).map(Self).map_err(serde::de::Error::custom)
     }
 }
 

@@ -129,7 +129,7 @@ impl Answers {
         let max_new_tokens =
             ask.with_default("maximum number of new tokens", given.max_new_tokens.as_ref(), "128")?;
         let budget = ask.with_default("completions to select", given.budget.as_ref(), "100")?;
-        let feedback = given.feedback.map(|choice| Answer(choice));
+        let feedback = given.feedback.map(Answer);
         let Answer(feedback) =
             ask.with_default("judgements from none, people or oracle", feedback.as_ref(), "none")?;
         let held_out = match feedback {

@@ -105,10 +105,13 @@ impl ComparedPair<'_> {
     }
 }
 
+/// A round, a prompt and a pair of its completions.
+type PairKey<'a> = (u32, &'a PromptId, [u32; 2]);
+
 /// The verdicts of a history, by round, prompt and pair with the lower completion first.
 pub(super) struct Verdicts<'a> {
     pairs: &'a Pairs,
-    known: HashMap<(u32, &'a PromptId, [u32; 2]), (Option<u32>, Outcome)>,
+    known: HashMap<PairKey<'a>, (Option<u32>, Outcome)>,
 }
 
 impl<'a> Verdicts<'a> {

@@ -170,6 +170,6 @@ mod tests {
         assert!(error.to_string().contains("--set conflict.budget=many"), "{error}");
         let of_file =
             parse::<Config>(&format!("{text}\n[runtime]\nthreads = \"x\""), &[given("conflict.budget=4")]);
-        assert!(of_file.unwrap_err().to_string().contains("line 10"), "the line of the file");
+        assert!(of_file.unwrap_err().to_string().contains("line 11"), "the line of the file");
     }
 }

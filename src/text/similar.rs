@@ -32,7 +32,7 @@ mod tests {
     fn a_misspelt_key_and_a_key_of_another_section_are_found() {
         let keys =
             ["conflict.budget", "conflict.rule", "feedback.budget", "generation.samples", "tuning.steps"];
-        assert_eq!(similar("conflict.buget", keys), ["conflict.budget", "feedback.budget"]);
+        assert_eq!(similar("conflict.buget", keys), ["conflict.budget"]);
         assert_eq!(similar("selection.budget", keys), ["conflict.budget", "feedback.budget"]);
         assert_eq!(similar("budget", keys), ["conflict.budget", "feedback.budget"]);
         assert_eq!(similar("generation.sample", keys), ["generation.samples"]);

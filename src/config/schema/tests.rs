@@ -39,7 +39,10 @@ fn broken(keyword: &str, rule: &Value, schema: &Map<String, Value>, value: &Valu
             other => panic!("type {other}"),
         }),
         "enum" => fails(!list(rule).contains(value)),
-        "const" => fails(value != rule && value.as_f64() != rule.as_f64().filter(|_| rule.is_number())),
+        "const" => fails(match (value.as_f64(), rule.as_f64()) {
+            (Some(value), Some(rule)) => value.total_cmp(&rule).is_ne(),
+            _ => value != rule,
+        }),
         "minimum" => fails(value.as_f64().is_some_and(|value| value < rule.as_f64().unwrap())),
         "maximum" => fails(value.as_f64().is_some_and(|value| value > rule.as_f64().unwrap())),
         "exclusiveMinimum" => fails(value.as_f64().is_some_and(|value| value <= rule.as_f64().unwrap())),

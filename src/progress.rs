@@ -161,8 +161,8 @@ impl Work {
         }
         let mut last = std::mem::take(&mut self.last);
         // The events that end a phase arrive together with its last counts.
-        if last.round == progress.round {
-            last.counts = progress.counts;
+        if last.round.is_none() || last.round == progress.round {
+            (last.round, last.counts) = (progress.round, progress.counts);
         }
         let line = self.text(&last);
         *self = Self::of(progress, meter);

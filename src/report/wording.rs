@@ -296,13 +296,13 @@ pub(super) fn flags(data: &ReportData) -> Option<String> {
 
 fn flag_text(flag: Flag) -> &'static str {
     match flag {
-        Flag::Repetition => "loop",
-        Flag::Empty => "are empty",
-        Flag::Cut => "are cut off",
-        Flag::Refusal => "refuse",
-        Flag::Language => "are in another language than the prompt",
-        Flag::Leak => "show parts of a chat template",
-        Flag::Short => "are too short for the request",
+        Flag::Repetition => "with a loop",
+        Flag::Empty => "empty",
+        Flag::Cut => "cut off",
+        Flag::Refusal => "refusing",
+        Flag::Language => "in another language than the prompt",
+        Flag::Leak => "with parts of a chat template",
+        Flag::Short => "too short for the request",
     }
 }
 

@@ -25,7 +25,7 @@ pub struct TopicFigures {
     pub topics: Vec<TopicRow>,
     /// The share of errors among all judged pairs.
     pub overall: f64,
-    /// Prompts beyond the first [`PROMPTS_MAX`], which belong to no topic.
+    /// Prompts beyond the first 2,000, which belong to no topic.
     pub left_out: usize,
 }
 

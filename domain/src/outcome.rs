@@ -3,7 +3,6 @@
 //! A conflict is a claim: policy and proxy cannot both be right. A judgement decides the claim. Without
 //! judgements there is no outcome, however large the PACS.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -199,12 +198,6 @@ impl OutcomeCounts {
     pub fn share(&self, outcome: Outcome) -> Option<Interval> {
         wilson_interval(self.of(outcome), self.all())
     }
-
-    /// The share of pairs on which the proxy is wrong, alone or with the policy, as [`OutcomeCounts::share`].
-    #[must_use]
-    pub fn proxy_error_share(&self) -> Option<Interval> {
-        wilson_interval(self.proxy_wrong + self.both_wrong, self.all())
-    }
 }
 
 impl Extend<Outcome> for OutcomeCounts {
@@ -226,18 +219,6 @@ impl FromIterator<Outcome> for OutcomeCounts {
         counts.extend(outcomes);
         counts
     }
-}
-
-/// Returns the counts of outcomes by group, such as a rule or a round, in the order of groups.
-#[must_use]
-pub fn outcome_counts_by<K: Ord>(
-    outcomes: impl IntoIterator<Item = (K, Outcome)>,
-) -> BTreeMap<K, OutcomeCounts> {
-    let mut groups = BTreeMap::<K, OutcomeCounts>::new();
-    for (group, outcome) in outcomes {
-        groups.entry(group).or_default().extend([outcome]);
-    }
-    groups
 }
 
 #[cfg(test)]
@@ -286,19 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn shares_have_wilson_intervals_and_groups_are_apart() {
-        let outcomes = [
-            (1, Outcome::ProxyWrong),
-            (1, Outcome::BothWrong),
-            (0, Outcome::FalseAlarm),
-            (1, Outcome::FalseAlarm),
-        ];
-        let groups = outcome_counts_by(outcomes);
-        assert_eq!(groups.keys().collect::<Vec<_>>(), [&0, &1]);
-        let counts = groups[&1];
+    fn shares_have_wilson_intervals() {
+        let counts: OutcomeCounts =
+            [Outcome::ProxyWrong, Outcome::BothWrong, Outcome::FalseAlarm].into_iter().collect();
         assert_eq!((counts.all(), counts.of(Outcome::PolicyWrong)), (3, 0));
         assert_eq!(counts.share(Outcome::ProxyWrong), wilson_interval(1, 3));
-        assert_eq!(counts.proxy_error_share(), wilson_interval(2, 3));
         assert_eq!(OutcomeCounts::default().share(Outcome::ProxyWrong), None);
     }
 

@@ -152,11 +152,11 @@ fn answer(lift: &Lift) -> String {
     });
     let Some((errors, versus)) = of_rule else {
         return format!(
-            "Not enough labels yet: no judged pair of the rule `{rule}` can be compared with random pairs."
+            "Not enough labels yet: no judged pair of the rule “{rule}” can be compared with random pairs."
         );
     };
     let against = format!(
-        "the rule `{rule}` finds {errors:.2} errors a label, random pairs about {:.2}: a difference of {}",
+        "the rule “{rule}” finds {errors:.2} errors a label, random pairs about {:.2}: a difference of {}",
         lift.random.mean,
         difference(&versus)
     );

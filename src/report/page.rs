@@ -66,7 +66,7 @@ impl<'a> Page<'a> {
             noise_mean_abs_pacs: data.null_band.as_ref().map(|band| band.mean_abs_pacs.mean),
             headlines: wording::headlines(data),
             settings: settings(data),
-            rule: wording::rule(&data.plan.conflict.selection),
+            rule: wording::rule(&data.plan.rule_selection()),
             selected_count: wording::selected(data),
             measured: wording::measured(data),
             nothing_measured: wording::nothing_measured(data),

@@ -11,7 +11,7 @@ pub use learning::{
 };
 pub use source::{PreferenceSource, PromptSource};
 
-use crate::conflict::{LogprobKind, SelectionSettings};
+use crate::conflict::{LogprobKind, Rule, SelectionSettings, audit_labels};
 use crate::generation::SamplingParams;
 use crate::id::ExperimentId;
 use crate::reward::{RewardKind, RewardOutput};
@@ -52,6 +52,28 @@ pub struct Plan {
 impl Plan {
     /// The sampling key of experiments since version 0.2: one for all, so the seed alone tells samples apart.
     pub const SAMPLING_KEY: &str = "dissent";
+
+    /// The share of the comparisons that the audit draws, in [0, 1); 0 if nothing is asked.
+    #[must_use]
+    pub fn audit_share(&self) -> f64 {
+        let asks = self.conflict.selection.rule != Rule::None;
+        let learning = self.learning.as_ref().filter(|_| asks);
+        learning.map_or(0.0, |learning| learning.feedback.audit)
+    }
+
+    /// The part of the budget that the audit draws; `None` without a budget.
+    #[must_use]
+    pub fn audit_budget(&self) -> Option<u64> {
+        self.conflict.selection.budget.map(|budget| audit_labels(budget, self.audit_share()))
+    }
+
+    /// The selection by the rule: its budget is what the audit leaves.
+    #[must_use]
+    pub fn rule_selection(&self) -> SelectionSettings {
+        let selection = self.conflict.selection.clone();
+        let audited = self.audit_budget().unwrap_or(0);
+        SelectionSettings { budget: selection.budget.map(|budget| budget - audited), ..selection }
+    }
 
     /// The name in the seeds of samples.
     #[must_use]

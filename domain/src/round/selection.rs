@@ -5,7 +5,7 @@ use super::prompts::{MeasuredPrompt, Prompts};
 use std::collections::BTreeSet;
 
 use crate::analysis::mean;
-use crate::conflict::{self, AuditDraws, Pair, Rule, ScoredCompletions, Selection, SelectionSettings};
+use crate::conflict::{self, AuditDraws, Pair, ScoredCompletions, Selection};
 use crate::event::{FeedbackRequested, PairSelected, RoundEvaluated};
 use crate::feedback::{self, Opponent};
 use crate::flags::Flag;
@@ -39,24 +39,18 @@ impl<'a> RoundSelection<'a> {
     pub(crate) fn of(plan: &Plan, round: u32, prompts: &'a Prompts) -> Self {
         let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
         let opponent = feedback.map(|feedback| feedback.opponent).unwrap_or_default();
-        let asks = plan.conflict.selection.rule != Rule::None;
-        let share = feedback.filter(|_| asks).map_or(0.0, |feedback| feedback.audit);
+        let share = plan.audit_share();
         let seed = plan.seed.wrapping_add(u64::from(round));
         let measured: Vec<MeasuredPrompt<'a>> = prompts.measured().collect();
         let left_out = left_out(plan, &measured);
         let scored = scored(&measured, &left_out);
-        let budget = plan.conflict.selection.budget;
-        let reserved = budget.map(|budget| conflict::audit_labels(budget, share));
-        let settings = SelectionSettings {
-            budget: budget.map(|budget| budget - reserved.unwrap_or(0)),
-            ..plan.conflict.selection.clone()
-        };
-        let selection = conflict::select(&settings, &scored, seed);
+        let selection = conflict::select(&plan.rule_selection(), &scored, seed);
         let mut this = Self { round, seed, measured, selection, requested: Vec::new() };
         this.requested = this.of_rule(opponent, &left_out);
         if share > 0.0 {
             let selected = this.asked();
-            let draws = reserved.unwrap_or_else(|| conflict::audit_beside(selected.len() as u64, share));
+            let beside = || conflict::audit_beside(selected.len() as u64, share);
+            let draws = plan.audit_budget().unwrap_or_else(beside);
             this.audit(&conflict::audit_draws(&scored, &selected, draws, seed.wrapping_add(AUDIT_SEED)));
         }
         this

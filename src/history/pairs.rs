@@ -6,7 +6,7 @@ use dissent_domain::conflict::LogprobKind;
 use dissent_domain::event::{
     Event, ExperimentEvent, FeedbackEvent, FeedbackRequested, PromptEvent, Recorded, RoundEvent,
 };
-use dissent_domain::feedback::Verdict;
+use dissent_domain::feedback::{Judgement, Judgements, Verdict};
 use dissent_domain::id::PromptId;
 use dissent_domain::outcome::{CLAIM, Outcome, PairScores, outcome};
 
@@ -42,28 +42,23 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Returns the verdict of the majority: a tie if equal numbers prefer each completion. `None` without
-    /// judgements.
+    /// Returns the verdict of the majority; `None` without judgements.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
-        let votes = |verdict| self.judgements.iter().filter(|judgement| judgement.verdict == verdict).count();
-        if self.judgements.is_empty() {
-            return None;
-        }
-        Some(match votes(Verdict::First).cmp(&votes(Verdict::Second)) {
-            std::cmp::Ordering::Greater => Verdict::First,
-            std::cmp::Ordering::Less => Verdict::Second,
-            std::cmp::Ordering::Equal => Verdict::Tie,
-        })
+        self.counted().majority()
     }
-}
 
-impl Pair {
     /// Returns whether a majority finds each completion unsafe; `None` if no annotator judged safety.
     pub(crate) fn is_unsafe(&self) -> Option<[bool; 2]> {
-        let judged: Vec<[bool; 2]> =
-            self.judgements.iter().filter_map(|judgement| judgement.is_unsafe).collect();
-        let at = |place: usize| 2 * judged.iter().filter(|is_unsafe| is_unsafe[place]).count() > judged.len();
-        (!judged.is_empty()).then(|| [at(0), at(1)])
+        self.counted().is_unsafe()
+    }
+
+    /// The judgements as the feedback step counts them.
+    fn counted(&self) -> Judgements {
+        let mut counted = Judgements::default();
+        for PairJudgement { annotator, verdict, is_unsafe } in &self.judgements {
+            counted.insert(annotator, Judgement { verdict: *verdict, is_unsafe: *is_unsafe });
+        }
+        counted
     }
 }
 

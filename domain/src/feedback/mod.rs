@@ -157,7 +157,7 @@ impl Judgements {
     }
 
     /// Adds a judgement. Later judgements of the same annotator have no effect.
-    pub(crate) fn insert(&mut self, annotator: &str, judgement: Judgement) {
+    pub fn insert(&mut self, annotator: &str, judgement: Judgement) {
         self.0.entry(annotator.to_owned()).or_insert(judgement);
     }
 

@@ -14,6 +14,7 @@ use super::gradients;
 
 mod cases;
 mod memory;
+mod packed;
 mod runtime;
 mod whole;
 

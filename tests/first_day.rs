@@ -3,6 +3,7 @@
 mod experiments;
 mod figures;
 mod flat_rows;
+mod focus;
 mod forking;
 mod new_configuration;
 mod options;

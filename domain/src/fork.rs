@@ -209,6 +209,9 @@ impl Experiment {
         first_fixed(&[
             ("feedback.opponent", old.opponent != new.opponent, selected),
             ("feedback.source", old.source != new.source, selected),
+            ("feedback.audit", old.audit.total_cmp(&new.audit).is_ne(), selected),
+            ("feedback.degenerate", old.degenerate != new.degenerate, selected),
+            ("feedback.focus", old.focus != new.focus, selected),
             ("feedback.overlap", old.overlap != new.overlap, settled),
             ("feedback.budget", old.budget != new.budget, settled),
             (

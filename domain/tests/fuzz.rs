@@ -48,6 +48,7 @@ fn events() -> Vec<Event> {
         first: 0,
         second: 2,
         propensity: None,
+        is_focus: false,
     };
     let conflict = dissent_domain::conflict::measure(&support::scores(1, 2), &support::scores(1, 1)).unwrap();
     let prompt_id = prompt(1).prompt_id;

@@ -151,6 +151,7 @@ fn feedback() -> Vec<Event> {
             first: 7,
             second: 0,
             propensity: None,
+            is_focus: false,
         }
         .into(),
         FeedbackReceived {

@@ -34,6 +34,7 @@ fn learning_plan(rounds: u32) -> Plan {
             budget: None,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
+            focus: None,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

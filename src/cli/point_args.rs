@@ -21,6 +21,11 @@ pub(crate) struct PointArgs {
 }
 
 impl PointArgs {
+    /// Whether an option names a position.
+    pub(crate) fn is_given(&self) -> bool {
+        self.at.is_some() || self.before.is_some()
+    }
+
     /// Returns the position in a log of several experiments, which cannot be named by a step.
     ///
     /// # Errors

@@ -55,6 +55,7 @@ impl FeedbackConfig {
             budget: self.budget,
             audit: self.audit.unwrap_or(audit),
             degenerate: self.degenerate.unwrap_or(degenerate),
+            focus: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_domain::plan::{DegenerateCompletions, FeedbackPlan, Plan};
+use dissent_domain::plan::{DegenerateCompletions, FeedbackPlan, FocusPlan, Plan};
 use dissent_models::ModelError;
 use dissent_models::checkpoint::ReadingRules;
 
@@ -20,6 +20,8 @@ pub struct KeptSettings {
     pub audit: f64,
     /// What happens to degenerate completions where a configuration does not say it.
     pub degenerate: DegenerateCompletions,
+    /// The focus that a fork began with. No configuration can name it.
+    pub focus: Option<FocusPlan>,
 }
 
 impl Default for KeptSettings {
@@ -29,6 +31,7 @@ impl Default for KeptSettings {
             sampling_key: Some(Plan::SAMPLING_KEY.to_owned()),
             audit: FeedbackPlan::AUDIT,
             degenerate: DegenerateCompletions::Skip,
+            focus: None,
         }
     }
 }
@@ -49,6 +52,7 @@ impl KeptSettings {
                 .as_ref()
                 .map(|learning| learning.feedback.degenerate)
                 .unwrap_or_default(),
+            focus: plan.learning.as_ref().and_then(|learning| learning.feedback.focus.clone()),
         })
     }
 
@@ -98,6 +102,7 @@ mod tests {
             sampling_key: None,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
+            focus: None,
         };
         assert_eq!(of(&started(1)).unwrap(), first);
         assert_eq!(of(&started(2)).unwrap().reading, ReadingRules::V2);

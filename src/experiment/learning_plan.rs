@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use dissent_domain::id::PromptId;
 use dissent_domain::plan::{
-    EvaluationPlan, GoldPlan, LearningPlan, PreferenceSource, RefinementPlan, TuningPlan,
+    EvaluationPlan, FeedbackPlan, GoldPlan, LearningPlan, PreferenceSource, RefinementPlan, TuningPlan,
 };
 use dissent_domain::prompt::Prompt;
 use dissent_domain::training::{Hyperparameters, LoraSettings};
@@ -65,7 +65,10 @@ pub(super) fn plan(
     let refined = |adapter: Option<&LoraSettings>| learning.refinement.hyperparameters(seed, adapter);
     let tuned = |adapter: Option<&LoraSettings>| learning.tuning.hyperparameters(seed, adapter);
     let plan = LearningPlan {
-        feedback: learning.feedback.plan(kept.audit, kept.degenerate),
+        feedback: FeedbackPlan {
+            focus: kept.focus.clone(),
+            ..learning.feedback.plan(kept.audit, kept.degenerate)
+        },
         refinement: RefinementPlan {
             original: original(learning.refinement, artifacts)?,
             hyperparameters: training_settings("refinement", "reward", &models.reward, refined)?,

@@ -56,7 +56,7 @@ Tables (every row begins with position, time_us, experiment):
   pairs        round, comparison, prompt_id, category, prompt, first, second, first_text, second_text, first_reward,
                second_reward, first_logprob, second_logprob, first_logprob_mean, second_logprob_mean, first_pacs,
                second_pacs, annotators and verdicts (two lists), verdict, first_unsafe, second_unsafe, outcome,
-               propensity, is_audit
+               propensity, is_audit, is_focus
   trainings    event, round, stage, attempt, worker, lease_ms, sequence, step, steps, checkpoint, resume_from, adapter,
                fingerprint, preferences, rehearsed, metric_names and metric_values (two lists)
   evaluations  evaluation, policy, reward_model, prompts, completions, gold_reward, gold_reward_error, proxy_reward,
@@ -341,9 +341,10 @@ struct PairRow<'a> {
     first_unsafe: Option<bool>,
     second_unsafe: Option<bool>,
     outcome: Option<Outcome>,
-    /// 1 for a pair that the rule selected.
+    /// 1 for a pair that the audit did not draw.
     propensity: f64,
     is_audit: bool,
+    is_focus: bool,
 }
 
 impl<'a> PairRow<'a> {
@@ -378,6 +379,7 @@ impl<'a> PairRow<'a> {
             outcome,
             propensity: pair.request.propensity.unwrap_or(1.0),
             is_audit: pair.request.propensity.is_some(),
+            is_focus: pair.request.is_focus,
         }
     }
 }

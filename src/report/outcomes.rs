@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use dissent_domain::analysis::Interval;
+use dissent_domain::event::FeedbackRequested;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::PromptId;
 use dissent_domain::learning::RequestedComparison;
@@ -20,6 +21,18 @@ pub enum ChosenBy {
     Rule,
     /// The audit drew them uniformly.
     Audit,
+    /// They belong to the focus of a fork.
+    Focus,
+}
+
+impl ChosenBy {
+    fn of(request: &FeedbackRequested) -> Self {
+        match request {
+            FeedbackRequested { is_focus: true, .. } => Self::Focus,
+            FeedbackRequested { propensity: Some(_), .. } => Self::Audit,
+            FeedbackRequested { .. } => Self::Rule,
+        }
+    }
 }
 
 /// The outcomes of the judged pairs of a round.
@@ -33,12 +46,12 @@ pub struct OutcomeFigures {
     pub counts: OutcomeCounts,
 }
 
-/// Returns the outcomes of every round up to `last`, of the rule's pairs before those of the audit. Rows
-/// without a judged pair are left out.
+/// Returns the outcomes of every round up to `last`, of the rule's pairs before those of the audit and
+/// of a focus. Rows without a judged pair are left out.
 pub(super) fn of_rounds(experiment: &Experiment, last: u32) -> Vec<OutcomeFigures> {
     let rounds = experiment.rounds().iter().filter(|round| round.number() <= last);
     let rows = rounds.flat_map(|round| {
-        [ChosenBy::Rule, ChosenBy::Audit].map(|chosen_by| OutcomeFigures {
+        [ChosenBy::Rule, ChosenBy::Audit, ChosenBy::Focus].map(|chosen_by| OutcomeFigures {
             round: round.number(),
             chosen_by,
             counts: counts(round, chosen_by),
@@ -61,10 +74,8 @@ fn progress(round: &Round) -> HashMap<&PromptId, &PromptProgress> {
 
 fn counts(round: &Round, chosen_by: ChosenBy) -> OutcomeCounts {
     let prompts = progress(round);
-    let chosen = round.learning().comparisons().iter().filter(|comparison| {
-        let audited = comparison.request.propensity.is_some();
-        audited == (chosen_by == ChosenBy::Audit)
-    });
+    let comparisons = round.learning().comparisons().iter();
+    let chosen = comparisons.filter(|comparison| ChosenBy::of(&comparison.request) == chosen_by);
     let outcomes = chosen.filter_map(|comparison| of_comparison(&prompts, comparison));
     outcomes.collect()
 }
@@ -106,6 +117,7 @@ impl OutcomeRow {
             chosen_by: match figures.chosen_by {
                 ChosenBy::Rule => "the rule",
                 ChosenBy::Audit => "the audit",
+                ChosenBy::Focus => "the focus",
             },
             judged: grouped(figures.counts.all() as u64),
             shares: Outcome::ALL.map(share).to_vec(),

@@ -78,7 +78,7 @@ impl<'a> Page<'a> {
             set_aside: data.set_aside.get(..LISTED_MAX).unwrap_or(&data.set_aside),
             listed_max: LISTED_MAX,
             charts,
-            learning: data.learning.as_ref().map(LearningPage::new),
+            learning: data.learning.as_ref().map(|learning| LearningPage::new(learning, &data.experiment)),
             flags: wording::flags(data),
         }
     }

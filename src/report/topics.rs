@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use dissent_domain::experiment::Experiment;
-use dissent_domain::id::PromptId;
+use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::lift::proxy_error;
 use dissent_domain::topics::{
     JudgedPrompt, PROMPTS_MIN, RankedTopic, RankingSettings, TopicSettings, rank_topics, topics,
 };
 use serde::Serialize;
 
-use crate::text::{excerpt, grouped};
+use crate::text::{excerpt, grouped, shell_command};
 
 /// Most prompts that are divided into topics: the time grows with their number.
 const PROMPTS_MAX: usize = 2000;
@@ -21,7 +21,8 @@ const EXAMPLE_CHARS: usize = 80;
 /// The topics of an experiment's prompts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TopicFigures {
-    /// The topics with a judged pair, the one with the highest estimated error first.
+    /// The topics, the one with the highest estimated error first. The estimate of a topic without a judged
+    /// pair is that of all.
     pub topics: Vec<TopicRow>,
     /// The share of errors among all judged pairs.
     pub overall: f64,
@@ -36,6 +37,8 @@ pub struct TopicRow {
     pub words: Vec<String>,
     /// Number of its prompts.
     pub prompts: usize,
+    /// Its prompts, in the order of the prompt file.
+    pub prompt_ids: Vec<PromptId>,
     /// Beginnings of some of them.
     pub examples: Vec<String>,
     /// Judged pairs, errors, and the estimated share of errors.
@@ -73,12 +76,13 @@ pub(super) fn of_prompts(
         TopicRow {
             words: topic.words.clone(),
             prompts: topic.prompts.len(),
+            prompt_ids: topic.prompts.iter().map(|&prompt| prompts[prompt].0.clone()).collect(),
             examples: examples.map(|&prompt| excerpt(texts[prompt], EXAMPLE_CHARS)).collect(),
             ranked: *ranked,
         }
     };
-    let judged_topics = ranking.topics.iter().filter(|ranked| ranked.prompts > 0);
-    Some(TopicFigures { topics: judged_topics.map(row).collect(), overall: ranking.overall?, left_out })
+    let topics = ranking.topics.iter().map(row).collect();
+    Some(TopicFigures { topics, overall: ranking.overall?, left_out })
 }
 
 /// The errors of the proxy and the judged pairs of each prompt, `[errors, labels]`.
@@ -98,6 +102,9 @@ fn errors(experiment: &Experiment, last: u32) -> HashMap<&PromptId, [f64; 2]> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct TopicPage {
     overall: String,
+    /// The command that asks further pairs about the first topic that has a word.
+    ask_more: Option<String>,
+    /// The topics with a judged pair.
     rows: Vec<TopicLine>,
     left_out: usize,
 }
@@ -115,7 +122,8 @@ struct TopicLine {
 }
 
 impl TopicPage {
-    pub(super) fn new(figures: &TopicFigures) -> Self {
+    /// Returns the topics of this experiment as text.
+    pub(super) fn new(figures: &TopicFigures, experiment: &ExperimentId) -> Self {
         let line = |row: &TopicRow| TopicLine {
             words: if row.words.is_empty() {
                 "(no distinctive word)".to_owned()
@@ -136,8 +144,20 @@ impl TopicPage {
         };
         Self {
             overall: crate::text::percent(figures.overall),
-            rows: figures.topics.iter().map(line).collect(),
+            ask_more: ask_more(&figures.topics, experiment),
+            rows: figures.topics.iter().filter(|row| row.ranked.prompts > 0).map(line).collect(),
             left_out: figures.left_out,
         }
     }
+}
+
+/// The command that asks further pairs about the first topic that one word names; `None` if there is none.
+fn ask_more(topics: &[TopicRow], experiment: &ExperimentId) -> Option<String> {
+    let has = |word: &String| topics.iter().filter(|topic| topic.words.contains(word)).count();
+    let word = topics.iter().flat_map(|topic| &topic.words).find(|word| has(word) == 1)?;
+    let name = format!("{experiment}-{word}");
+    let name = if ExperimentId::new(&name).is_ok() { name } else { format!("{experiment}-focus") };
+    let words =
+        ["dissent", "experiment", "fork", experiment.as_str(), "--focus", word, "--as", &name];
+    Some(shell_command(words.into_iter()))
 }

@@ -38,6 +38,7 @@ pub(crate) fn learning_plan(name: &str) -> Plan {
             budget: None,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
+            focus: None,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

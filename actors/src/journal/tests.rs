@@ -55,6 +55,7 @@ fn plan(name: &str) -> Plan {
             budget: None,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
+            focus: None,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

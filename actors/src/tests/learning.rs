@@ -217,6 +217,7 @@ impl Fixture {
                 budget: None,
                 audit: 0.0,
                 degenerate: DegenerateCompletions::Ask,
+                focus: None,
             },
             refinement: RefinementPlan { original: None, hyperparameters: hyperparameters.clone() },
             tuning: TuningPlan { objective: PolicyObjective::default(), hyperparameters },

@@ -21,9 +21,12 @@ pub struct FeedbackRequested {
     /// The completion that is shown second.
     pub second: u32,
     /// The probability, in (0, 1], with which the audit drew this pair, given the scores of the round;
-    /// `None`: the rule selected it. Annotators never see it.
+    /// `None`: the audit did not draw it. Annotators never see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub propensity: Option<f64>,
+    /// Whether the pair belongs to the focus of a fork, rather than to the rule or the audit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_focus: bool,
 }
 
 /// An annotator judged a comparison.

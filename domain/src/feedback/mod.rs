@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::conflict::tells_apart;
+use crate::conflict::{Pair, tells_apart};
 
 pub use agreement::{Agreement, PairAgreement, cohen_kappa, pair_agreements};
 
@@ -51,6 +51,14 @@ pub struct Comparison {
     pub first: usize,
     /// Index of the completion that is shown second.
     pub second: usize,
+}
+
+impl Comparison {
+    /// Returns the pair of a prompt, by ascending completion.
+    #[must_use]
+    pub(crate) fn pair(&self, prompt: usize) -> Pair {
+        Pair { prompt, first: self.first.min(self.second), second: self.first.max(self.second) }
+    }
 }
 
 /// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.

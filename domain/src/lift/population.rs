@@ -101,7 +101,13 @@ impl RoundPairs {
             let next = clusters.len();
             clusters.entry(prompt.prompt_id.clone()).or_insert(next);
         }
-        let comparisons = round.learning().comparisons();
+        // The focus is a choice of people: it belongs neither to the rule nor to the audit.
+        let comparisons: Vec<&RequestedComparison> = round
+            .learning()
+            .comparisons()
+            .iter()
+            .filter(|comparison| !comparison.request.is_focus)
+            .collect();
         let in_use: BTreeSet<usize> = comparisons
             .iter()
             .filter(|comparison| comparison.request.propensity.is_none())
@@ -140,12 +146,13 @@ fn settings_of(rule: Rule, plan: &Plan, labels: u64) -> SelectionSettings {
     SelectionSettings { rule, budget: Some(labels), ..thresholds }
 }
 
-/// The plan with another selection, and without an audit.
+/// The plan with another selection, and without audit and focus.
 fn with_selection(plan: &Plan, selection: SelectionSettings) -> Plan {
     let mut changed = plan.clone();
     changed.conflict.selection = selection;
     if let Some(learning) = &mut changed.learning {
         learning.feedback.audit = 0.0;
+        learning.feedback.focus = None;
     }
     changed
 }

@@ -1,9 +1,12 @@
 //! The part of a plan after the conflict step. All of it determines the result, so all of it is in the log.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::source::{PreferenceSource, PromptSource};
 use crate::feedback::Opponent;
+use crate::id::PromptId;
 use crate::training::{Hyperparameters, PolicyObjective};
 
 /// Feedback, refinement of the reward model, tuning of the policy, and evaluation.
@@ -40,6 +43,22 @@ pub struct FeedbackPlan {
     /// Whether anybody is asked about degenerate completions. Version 0.1 always asked.
     #[serde(default, skip_serializing_if = "DegenerateCompletions::is_ask")]
     pub degenerate: DegenerateCompletions,
+    /// Further pairs in one round, from a few prompts. Only a fork has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub focus: Option<FocusPlan>,
+}
+
+/// Pairs that a round asks beside those of the rule and of the audit, all from one group of prompts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FocusPlan {
+    /// The round that asks them.
+    pub round: u32,
+    /// The group, for people: the words of a topic, or a category.
+    pub topic: String,
+    /// The prompts of the group.
+    pub prompts: BTreeSet<PromptId>,
+    /// Number of further pairs, at most.
+    pub pairs: u64,
 }
 
 /// What happens to degenerate completions: loops, empty texts, and texts that the token limit cut off.

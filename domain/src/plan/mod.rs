@@ -6,8 +6,8 @@ mod source;
 use serde::{Deserialize, Serialize};
 
 pub use learning::{
-    DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, GoldPlan, GuardPlan, LearningPlan,
-    RefinementPlan, TuningPlan,
+    DegenerateCompletions, EvaluationPlan, FeedbackPlan, FeedbackSource, FocusPlan, GoldPlan, GuardPlan,
+    LearningPlan, RefinementPlan, TuningPlan,
 };
 pub use source::{PreferenceSource, PromptSource};
 

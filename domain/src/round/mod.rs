@@ -1,5 +1,6 @@
 //! A round: fan-out over its prompts, fan-in to a selection, and learning.
 
+mod focus;
 pub(crate) mod ids;
 pub(crate) mod prompts;
 pub(crate) mod selection;

@@ -2,6 +2,7 @@
 //! the round. The selection follows from the measured prompts, the plan and the round's number.
 
 use super::prompts::{MeasuredPrompt, Prompts};
+use super::focus::focused;
 use std::collections::BTreeSet;
 
 use crate::analysis::mean;
@@ -31,10 +32,12 @@ pub(crate) struct RoundSelection<'a> {
     selection: Selection,
     /// The comparisons of each prompt.
     requested: Vec<Vec<RequestedPair>>,
+    /// The comparisons of the focus, each with the place of its prompt.
+    focused: Vec<(usize, feedback::Comparison)>,
 }
 
 impl<'a> RoundSelection<'a> {
-    /// Selects by the rule of the plan, and draws its audit. Without learning there is no audit, and
+    /// Selects by the rule of the plan, draws its audit, and adds its focus. Without learning there is no audit, and
     /// opponents are chosen as by default.
     pub(crate) fn of(plan: &Plan, round: u32, prompts: &'a Prompts) -> Self {
         let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
@@ -45,7 +48,7 @@ impl<'a> RoundSelection<'a> {
         let left_out = left_out(plan, &measured);
         let scored = scored(&measured, &left_out);
         let selection = conflict::select(&plan.rule_selection(), &scored, seed);
-        let mut this = Self { round, seed, measured, selection, requested: Vec::new() };
+        let mut this = Self { round, seed, measured, selection, requested: Vec::new(), focused: Vec::new() };
         this.requested = this.of_rule(opponent, &left_out);
         if share > 0.0 {
             let selected = this.asked();
@@ -53,14 +56,19 @@ impl<'a> RoundSelection<'a> {
             let draws = plan.audit_budget().unwrap_or_else(beside);
             this.audit(&conflict::audit_draws(&scored, &selected, draws, seed.wrapping_add(AUDIT_SEED)));
         }
+        if let Some(focus) = feedback.and_then(|feedback| feedback.focus.as_ref()).filter(|f| f.round == round) {
+            this.focused = focused(plan, focus, opponent, &this.measured, &left_out, &this.asked(), seed);
+        }
         this
     }
 
     /// The comparisons that judge the rule's selection.
     fn of_rule(&self, opponent: Opponent, left_out: &[Vec<bool>]) -> Vec<Vec<RequestedPair>> {
         let of_rule = |comparison| RequestedPair { comparison, propensity: None };
-        let of_prompt = |(place, prompt)| {
-            self.comparisons_of(opponent, place, prompt, &left_out[place]).into_iter().map(of_rule).collect()
+        let of_prompt = |(place, prompt): (usize, &MeasuredPrompt<'_>)| {
+            let seed = self.prompt_seed(prompt.index);
+            let found = comparisons_of(&self.selection, opponent, place, prompt, &left_out[place], seed);
+            found.into_iter().map(of_rule).collect()
         };
         self.measured.iter().enumerate().map(of_prompt).collect()
     }
@@ -68,12 +76,7 @@ impl<'a> RoundSelection<'a> {
     /// The pairs of the comparisons so far.
     fn asked(&self) -> BTreeSet<Pair> {
         let of_prompt = |(prompt, requested): (usize, &Vec<RequestedPair>)| -> Vec<Pair> {
-            let pair = |RequestedPair { comparison: c, .. }: &RequestedPair| Pair {
-                prompt,
-                first: c.first.min(c.second),
-                second: c.first.max(c.second),
-            };
-            requested.iter().map(pair).collect()
+            requested.iter().map(|requested| requested.comparison.pair(prompt)).collect()
         };
         self.requested.iter().enumerate().flat_map(of_prompt).collect()
     }
@@ -105,42 +108,27 @@ impl<'a> RoundSelection<'a> {
         })
     }
 
-    /// The comparisons of the selected completions with their opponents and those of the audit, numbered from
-    /// 0.
+    /// The comparisons of the selected completions with their opponents and those of the audit, then those of
+    /// the focus, numbered from 0.
     pub(crate) fn comparisons(&self) -> impl Iterator<Item = FeedbackRequested> + '_ {
         let completion = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-        let all = self.measured.iter().zip(&self.requested);
-        let all = all.flat_map(|(prompt, requested)| requested.iter().map(move |pair| (prompt, pair)));
-        (0_u32..).zip(all).map(move |(comparison, (prompt, pair))| FeedbackRequested {
+        let by_prompt = self.measured.iter().zip(&self.requested);
+        let by_prompt = by_prompt.flat_map(|(prompt, requested)| {
+            requested.iter().map(move |pair| (prompt, pair.comparison, pair.propensity, false))
+        });
+        let focused =
+            self.focused.iter().map(|(place, comparison)| (&self.measured[*place], *comparison, None, true));
+        let all = by_prompt.chain(focused);
+        (0_u32..).zip(all).map(move |(number, (prompt, comparison, propensity, is_focus))| FeedbackRequested {
             round: self.round,
-            comparison,
+            comparison: number,
             prompt_id: prompt.prompt_id.clone(),
             prompt_index: prompt.index,
-            first: completion(pair.comparison.first),
-            second: completion(pair.comparison.second),
-            propensity: pair.propensity,
+            first: completion(comparison.first),
+            second: completion(comparison.second),
+            propensity,
+            is_focus,
         })
-    }
-
-    fn comparisons_of(
-        &self,
-        opponent: Opponent,
-        place: usize,
-        prompt: &MeasuredPrompt<'_>,
-        left_out: &[bool],
-    ) -> Vec<feedback::Comparison> {
-        let seed = self.prompt_seed(prompt.index);
-        match &self.selection.pairs {
-            Some(pairs) => feedback::in_display_order(&pairs[place], seed),
-            None => feedback::comparisons(
-                opponent,
-                &self.selection.completions[place],
-                &prompt.conflict.pacs,
-                prompt.rewards,
-                left_out,
-                seed,
-            ),
-        }
     }
 
     /// Each prompt has its own seed: its comparisons do not depend on other prompts.
@@ -163,6 +151,28 @@ impl<'a> RoundSelection<'a> {
             mean_abs_pacs: mean(defined().map(|c| c.mean_abs_pacs)),
             kendall_tau: mean(defined().filter_map(|c| c.kendall_tau)),
         }
+    }
+}
+
+/// Returns the comparisons that judge what is selected of one prompt, the one at `place`.
+pub(super) fn comparisons_of(
+    selection: &Selection,
+    opponent: Opponent,
+    place: usize,
+    prompt: &MeasuredPrompt<'_>,
+    left_out: &[bool],
+    seed: u64,
+) -> Vec<feedback::Comparison> {
+    match &selection.pairs {
+        Some(pairs) => feedback::in_display_order(&pairs[place], seed),
+        None => feedback::comparisons(
+            opponent,
+            &selection.completions[place],
+            &prompt.conflict.pacs,
+            prompt.rewards,
+            left_out,
+            seed,
+        ),
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn plan() -> Plan {
             budget: None,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
+            focus: None,
         },
         refinement: RefinementPlan { original: None, hyperparameters: Hyperparameters::default() },
         tuning: TuningPlan {

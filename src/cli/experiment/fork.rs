@@ -1,7 +1,7 @@
 //! `dissent experiment fork`: creates an experiment that shares the history of another one.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use dissent_domain::event::{NewEvent, Recorded};
@@ -12,14 +12,17 @@ use dissent_domain::plan::Plan;
 use dissent_storage::wait;
 use serde_json::json;
 
+use super::carried;
+use super::focus::{Focus, FocusArgs};
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::cli::point_args::PointArgs;
 use crate::error::BadInput;
+use crate::experiment::plan_check::recorded_plan;
 use crate::history::settings::{self, Scope, Setting};
 use crate::history::{self, fork_points};
 use crate::log_access::open;
-use crate::text::shell_command;
+use crate::text::{shell_command, shell_word};
 
 /// Events of one append.
 const APPEND_EVENTS: usize = 256;
@@ -30,11 +33,15 @@ Examples:
   dissent experiment fork tone-demo --before selection --as tone-budget --set conflict.rule=budget --set conflict.budget=40
   dissent experiment fork experiment.toml --round 0 --before tuning --as tone-beta --set tuning.beta=0.3
   dissent run experiment.toml --set experiment.name=tone-beta --set tuning.beta=0.3     continues the fork
+  dissent experiment fork tone-demo --focus salt --as tone-salt           ask 20 more pairs about the topic with this word
   dissent experiment show tone-demo                shows the positions of its rounds, for --at
 
 The fork's stream is complete: it holds the shared events under its own name, then an event with their origin and the new plan.
-To continue the fork, run the configuration with its name and the changed settings; the command prints how. Seeds depend on the
-name, so the fork samples other completions than its origin.
+To continue the fork, run the configuration with its name and the changed settings; the command prints how. A fork draws the same
+random numbers as its origin. Forks of experiments of version 0.1 draw others: those seeds depend on the name.
+
+--focus keeps the pairs that rule and audit select, and adds pairs from the named prompts. Judgements of people that the origin
+has are written to a file, which `dissent feedback import` reads once the fork has made its selection.
 
 A setting may change until the open round has used it. For example, sampling settings may change until completions are
 recorded (--before generation), and selection settings until the selection (--before selection). Closed rounds do not change.
@@ -45,6 +52,8 @@ pub(super) struct ForkArgs {
     experiment: ExperimentArg,
     #[command(flatten)]
     point: PointArgs,
+    #[command(flatten)]
+    focus: FocusArgs,
     /// Name of the fork.
     #[arg(long = "as", value_name = "NAME")]
     name: ExperimentId,
@@ -59,6 +68,7 @@ struct Fork<'a> {
     origin: &'a ExperimentId,
     name: &'a ExperimentId,
     settings: &'a [Setting],
+    focus: Option<&'a Focus>,
     /// The last shared position; all events if `None`.
     at: Option<u64>,
 }
@@ -70,31 +80,55 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForkArgs, as_json: bool) -> an
     if args.name == origin {
         return Err(exists(&args.name));
     }
-    let at = args.point.position(&log, &origin)?;
-    let fork = Fork { log: &log, origin: &origin, name: &args.name, settings: &args.set, at };
+    let focus = args.focus.find(&log, &origin)?;
+    let at = match args.point.position(&log, &origin)? {
+        None if !args.point.is_given() => args.focus.position(&log, &origin)?,
+        at => at,
+    };
+    let fork =
+        Fork { log: &log, origin: &origin, name: &args.name, settings: &args.set, focus: focus.as_ref(), at };
     let recorded = log.streams()?.iter().find(|(name, _)| *name == args.name).map_or(0, |(_, last)| *last);
     let (forked, plan) = fork.prepare(recorded)?;
     let shared = fork.append_shared()?;
     append(&log, &args.name, vec![forked])?;
-    let value = json!({ "experiment": args.name, "origin": origin, "shared": shared, "plan": plan });
+    let judgements = fork.judgements(&plan, &data_dir)?;
+    let value = json!({
+        "experiment": args.name, "origin": origin, "shared": shared, "plan": plan,
+        "judgements": judgements.as_ref().map(|(path, _)| path),
+    });
     let mut out = std::io::stdout().lock();
     if as_json {
         return Ok(writeln!(out, "{value}")?);
     }
     writeln!(out, "{} shares {shared} events with {origin}", args.name)?;
-    writeln!(out, "to continue it: {}{}", args.run_command(), paths::data_option(&data_dir))?;
+    if let Some(focus) = &focus {
+        writeln!(out, "it asks {}", focus.description())?;
+    }
+    writeln!(out, "to continue it: {}{}", args.run_command(&plan), paths::data_option(&data_dir))?;
+    if let Some((path, count)) = judgements {
+        let (path, data) = (paths::shortened(&path), paths::data_option(&data_dir));
+        writeln!(
+            out,
+            "then take over the {} of {origin}: dissent feedback import {}{data}",
+            crate::text::count(count as u64, "judgement"),
+            shell_word(&path.to_string_lossy()),
+        )?;
+    }
     Ok(())
 }
 
 impl ForkArgs {
-    /// Returns the command that continues the fork, without its data folder.
-    fn run_command(&self) -> String {
+    /// Returns the command that continues the fork, without its data folder. A focus raises the budget of
+    /// judgements, if there is one.
+    fn run_command(&self, plan: &Plan) -> String {
         let config = match &self.experiment {
             ExperimentArg::Config(path) => path.to_string_lossy().into_owned(),
             ExperimentArg::Name(_) => "CONFIG.toml".to_owned(),
         };
         let name = format!("experiment.name={}", self.name);
+        let budget = plan.learning.as_ref().filter(|_| self.focus.is_given()).and_then(|l| l.feedback.budget);
         let settings = std::iter::once(name).chain(self.set.iter().map(Setting::to_string));
+        let settings = settings.chain(budget.map(|budget| format!("feedback.budget={budget}")));
         let options = settings.flat_map(|setting| ["--set".to_owned(), setting]);
         let words: Vec<String> =
             ["dissent".to_owned(), "run".to_owned(), config].into_iter().chain(options).collect();
@@ -127,7 +161,10 @@ impl Fork<'_> {
             return Err(self.not_here(&reason)?);
         }
         let plan = builder.experiment().plan().context("the shared events have no plan")?;
-        let plan = settings::changed(plan, self.settings, Scope::Fork)?;
+        let mut plan = settings::changed(plan, self.settings, Scope::Fork)?;
+        if let Some(focus) = self.focus {
+            focus.add(&mut plan, builder.experiment())?;
+        }
         match builder.fork(self.origin.clone(), plan.clone(), dissent_actors::now_us()) {
             Ok(forked) => Ok((forked, plan)),
             Err(error @ (ForkError::WithinDecision { .. } | ForkError::Rejected(_))) => {
@@ -155,6 +192,14 @@ impl Fork<'_> {
         let (origin, at) = (self.origin, self.at.unwrap_or_default());
         Ok(BadInput(format!("experiment {origin} begins after position {at}: use --at {first} or later"))
             .into())
+    }
+
+    /// Writes the judgements that a fork with a focus can take over from its origin.
+    fn judgements(&self, plan: &Plan, data_dir: &Path) -> anyhow::Result<Option<(PathBuf, usize)>> {
+        let focus = plan.learning.as_ref().and_then(|learning| learning.feedback.focus.as_ref());
+        let Some(round) = focus.filter(|_| self.focus.is_some()).map(|focus| focus.round) else { return Ok(None) };
+        let Some(was) = recorded_plan(self.log, self.origin)? else { return Ok(None) };
+        carried::write(self.log, (self.origin, &was), plan, round, data_dir)
     }
 
     fn append_shared(&self) -> anyhow::Result<u64> {

@@ -3,6 +3,7 @@
 use dissent_domain::analysis::Interval;
 use dissent_domain::drift::{Drift, RoundDrift};
 use dissent_domain::event::{Stage, StopReason};
+use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::Difference;
 use dissent_domain::plan::{FeedbackSource, LearningPlan};
 use dissent_domain::training::{Hyperparameters, PolicyMethod};
@@ -154,7 +155,7 @@ fn source_text(source: FeedbackSource) -> &'static str {
 }
 
 impl LearningPage {
-    pub(in crate::report) fn new(figures: &LearningFigures) -> Self {
+    pub(in crate::report) fn new(figures: &LearningFigures, experiment: &ExperimentId) -> Self {
         let last = figures.evaluations.last();
         Self {
             rows: table(figures),
@@ -174,7 +175,7 @@ impl LearningPage {
             ),
             feedback: figures.feedback.iter().map(feedback_row).collect(),
             outcomes: figures.outcomes.iter().map(OutcomeRow::new).collect(),
-            topics: figures.topics.as_ref().map(TopicPage::new),
+            topics: figures.topics.as_ref().map(|topics| TopicPage::new(topics, experiment)),
             drift: figures
                 .drift
                 .iter()

@@ -1,0 +1,157 @@
+//! `--focus` of `dissent experiment fork`: further pairs from the prompts of a topic or a category.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use dissent_domain::experiment::Experiment;
+use dissent_domain::id::{ExperimentId, PromptId};
+use dissent_domain::log::EventLog;
+use dissent_domain::plan::{FocusPlan, LearningPlan, Plan};
+use dissent_domain::topics::PROMPTS_MIN;
+
+use crate::error::BadInput;
+use crate::history::fork_points::{self, RoundStep};
+use crate::report::{ReportData, TopicRow};
+use crate::text::similar;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FocusArgs {
+    /// Ask further pairs about the prompts of a topic, named by one of its words or several, as in the
+    /// report, or about those of a category. The fork begins before the last selection unless options name
+    /// another point.
+    #[arg(long, value_name = "TOPIC|CATEGORY")]
+    focus: Option<String>,
+    /// Number of further pairs of --focus.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "focus", value_parser = clap::value_parser!(u64).range(1..))]
+    more: u64,
+}
+
+/// A group of prompts, as `--focus` names it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Focus {
+    topic: String,
+    prompts: BTreeSet<PromptId>,
+    pairs: u64,
+}
+
+impl FocusArgs {
+    /// Whether a focus is named.
+    pub(super) fn is_given(&self) -> bool {
+        self.focus.is_some()
+    }
+
+    /// Returns the named group of prompts, found in the last round of the experiment; `None` without
+    /// `--focus`.
+    ///
+    /// # Errors
+    /// If no topic or category has this name, or several topics have it, or the log cannot be read.
+    pub(super) fn find(&self, log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Focus>> {
+        let Some(name) = &self.focus else { return Ok(None) };
+        let data = ReportData::from_log(log, experiment, None)?;
+        let of_category: BTreeSet<PromptId> = data
+            .prompts
+            .iter()
+            .filter(|prompt| prompt.category.as_ref() == Some(name))
+            .map(|prompt| prompt.prompt_id.clone())
+            .collect();
+        let (topic, prompts) = if of_category.is_empty() {
+            let topics = data.learning.as_ref().and_then(|learning| learning.topics.as_ref());
+            let topic = topic(topics.map_or(&[], |topics| topics.topics.as_slice()), name, &data)?;
+            (topic.words.join(", "), topic.prompt_ids.iter().cloned().collect())
+        } else {
+            (name.clone(), of_category)
+        };
+        Ok(Some(Focus { topic, prompts, pairs: self.more }))
+    }
+
+    /// Returns the last position before the selection of the last round; `None` if there is no such
+    /// selection yet, or no `--focus`.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub(super) fn position(&self, log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<u64>> {
+        if !self.is_given() {
+            return Ok(None);
+        }
+        match fork_points::position_before(log, experiment, None, RoundStep::Selection) {
+            Ok(position) => Ok(Some(position)),
+            Err(error) if error.is::<BadInput>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Focus {
+    /// Adds the focus to the plan of a fork. `shared` is the state after the shared events: the next
+    /// selection is that of its open round, or of the round after it. A budget of judgements grows by those
+    /// of the further pairs.
+    ///
+    /// # Errors
+    /// If the experiment asks nobody, or has made its last selection.
+    pub(super) fn add(&self, plan: &mut Plan, shared: &Experiment) -> anyhow::Result<()> {
+        let name = &plan.experiment;
+        let round = match shared.rounds().last() {
+            Some(round) if round.evaluation().is_none() => round.number(),
+            _ => u32::try_from(shared.rounds().len()).context("too many rounds")?,
+        };
+        if round >= plan.rounds {
+            let reason = format!(
+                "--focus: no selection follows: fork before the selection (--round {} --before selection)",
+                plan.rounds.saturating_sub(1)
+            );
+            return Err(BadInput(reason).into());
+        }
+        let Some(LearningPlan { feedback, .. }) = plan.learning.as_deref_mut() else {
+            return Err(BadInput(format!("--focus: experiment {name} asks nobody: it has no [feedback]")).into());
+        };
+        feedback.budget = feedback.budget.map(|budget| budget + self.pairs * u64::from(feedback.overlap));
+        let Self { topic, prompts, pairs } = self.clone();
+        feedback.focus = Some(FocusPlan { round, topic, prompts, pairs });
+        Ok(())
+    }
+
+    /// Returns the group in words.
+    pub(super) fn description(&self) -> String {
+        let prompts = crate::text::count(self.prompts.len() as u64, "prompt");
+        format!("up to {} further pairs about {prompts}: {}", self.pairs, self.topic)
+    }
+}
+
+/// Returns the only topic that has all the words of `name`.
+fn topic<'a>(topics: &'a [TopicRow], name: &str, data: &ReportData) -> Result<&'a TopicRow, BadInput> {
+    let wanted: Vec<String> = name
+        .split([',', ' '])
+        .map(|word| word.trim().to_lowercase())
+        .filter(|word| !word.is_empty())
+        .collect();
+    let has_all = |topic: &&TopicRow| !wanted.is_empty() && wanted.iter().all(|word| topic.words.contains(word));
+    let found: Vec<&TopicRow> = topics.iter().filter(has_all).collect();
+    let names = |topics: &[&TopicRow]| {
+        let names: Vec<String> = topics.iter().map(|topic| format!("`{}`", topic.words.join(", "))).collect();
+        names.join("; ")
+    };
+    match found.as_slice() {
+        [topic] => Ok(topic),
+        [] => {
+            let categories: BTreeSet<&str> =
+                data.prompts.iter().filter_map(|prompt| prompt.category.as_deref()).collect();
+            let words = topics.iter().flat_map(|topic| topic.words.iter().map(String::as_str));
+            let near = similar(name, words.chain(categories.iter().copied()));
+            let known = if !near.is_empty() {
+                format!("use {}", near.join(" or "))
+            } else if !topics.is_empty() {
+                format!("use words of {}", names(&topics.iter().collect::<Vec<_>>()))
+            } else if categories.is_empty() {
+                format!("the experiment has no topics: they need {PROMPTS_MIN} prompts, and a judged pair")
+            } else {
+                format!("use a category: {}", categories.into_iter().collect::<Vec<_>>().join(", "))
+            };
+            Err(BadInput(format!("--focus: unknown topic or category `{name}`: {known}")))
+        }
+        several => Err(BadInput(format!(
+            "--focus: {} topics have `{name}`: use more words of one: {}",
+            several.len(),
+            names(several)
+        ))),
+    }
+}

@@ -6,6 +6,7 @@ pub mod config;
 pub mod dataset;
 pub mod error;
 pub mod experiment;
+mod explanation;
 mod files;
 mod forecast;
 pub mod gold;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod explanation;
 pub(crate) mod history;
 pub(crate) mod learning;
 

@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::experiment_arg::{ExperimentArg, Target};
-use crate::cli::paths;
+use crate::cli::{interrupt, paths};
+use crate::config::Config;
 use crate::error::BadInput;
-use crate::files;
+use crate::{explanation, files};
 use crate::log_access::open;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
 use anyhow::Context as _;
@@ -20,6 +21,7 @@ Examples:
   dissent report experiment.toml                    the same, by the configuration; also while it runs
   dissent report demo --format md --top 3           a text to paste into an issue
   dissent report demo --format json | jq .figures   every figure, for programs
+  dissent report experiment.toml --explain 5        what moves the models: tokens and sentences of the top conflicts
 
 The report needs the event log only, and the experiment may be unfinished. While a run or a server has the log open, that process
 gives the command a copy.")]
@@ -41,6 +43,13 @@ pub(crate) struct ReportArgs {
     /// policy favours.
     #[arg(long, value_name = "N", default_value_t = TOP_DEFAULT)]
     top: usize,
+    /// Run the models on the first N texts of both lists of completions: each token's log-probability, and
+    /// the reward's change without each sentence. Needs a configuration, which names the models.
+    #[arg(long, value_name = "N")]
+    explain: Option<usize>,
+    /// Configuration with the models of --explain, where the experiment is named otherwise.
+    #[arg(value_parser = crate::cli::paths::path(), long, value_name = "CONFIG.toml", requires = "explain")]
+    models: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,12 +91,30 @@ fn read(target: &Target, args: &ReportArgs) -> anyhow::Result<ReportData> {
         return Err(BadInput(reason).into());
     }
     let log = open::read_log(data_dir)?;
-    ReportData::from_log_with_top(&*log, experiment, args.round, args.top).map_err(|error| match error {
+    let data = ReportData::from_log_with_top(&*log, experiment, args.round, args.top);
+    let mut data = data.map_err(|error| match error {
         ReportError::UnknownExperiment { .. } | ReportError::UnknownRound { .. } => {
             BadInput(format!("{error}{}", open::path_hint(experiment))).into()
         }
-        ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => error.into(),
-    })
+        ReportError::NoPlan(_) | ReportError::Body { .. } | ReportError::Log(_) => anyhow::Error::from(error),
+    })?;
+    if let Some(top) = args.explain {
+        let config = Config::load(models(args)?)?;
+        let cancel = interrupt::cancel_flag()?;
+        explanation::explain(&mut data, top, &*log, &config, data_dir, &cancel)
+            .map_err(interrupt::map_cancelled)?;
+    }
+    Ok(data)
+}
+
+/// Returns the configuration that names the models.
+fn models(args: &ReportArgs) -> Result<&Path, BadInput> {
+    match (&args.models, &args.experiment) {
+        (Some(config), _) | (None, ExperimentArg::Config(config)) => Ok(config),
+        (None, ExperimentArg::Name(name)) => Err(BadInput(format!(
+            "--explain needs the models of {name}: name its configuration instead, or add --models CONFIG.toml"
+        ))),
+    }
 }
 
 /// Returns the file to write; none for stdout.

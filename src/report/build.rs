@@ -322,6 +322,7 @@ fn ranked_completion(
         logprob_rank: 1 + count(&|other| other.logprob_as(kind) > figures.logprob_as(kind)),
         of: to_u32(prompt.completions.len()),
         figures: figures.clone(),
+        explanation: None,
     }
 }
 

@@ -354,6 +354,36 @@ pub struct RankedCompletion {
     pub of: u32,
     /// Its figures.
     pub figures: CompletionFigures,
+    /// What moves the two models; `None` unless the report explains the conflict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// What moves the two models on one completion.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The tokens that the policy sampled.
+    pub tokens: Vec<TokenLogprob>,
+    /// The sentences of the text, and their effect on the proxy.
+    pub sentences: Vec<SentenceEffect>,
+}
+
+/// A token and its log-probability. Tokens that share a character are one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    /// Its text.
+    pub text: String,
+    /// log π(token | prompt, earlier tokens), in nats.
+    pub logprob: f64,
+}
+
+/// A sentence and its effect on the reward.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SentenceEffect {
+    /// The sentence, with the white space after it.
+    pub sentence: String,
+    /// The reward of the completion minus its reward without the sentence.
+    pub effect: f64,
 }
 
 /// A prompt on which the two models disagree.

@@ -138,7 +138,13 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_filter("signed", |number: f64| text::signed(number, 2));
     environment.add_filter("fixed", |number: f64| text::signed(number, 2).trim_start_matches('+').to_owned());
     environment.add_filter("gauge", gauge);
+    environment.add_filter("heat", heat);
     Ok(environment)
+}
+
+/// Returns how unlikely a token is, 0 to 4, from its log-probability in nats.
+fn heat(logprob: f64) -> usize {
+    [-1.0, -2.0, -4.0, -7.0].iter().filter(|limit| logprob < **limit).count()
 }
 
 /// Returns the place of a z-score between the smallest and the largest possible z-score of `of` values, in

@@ -136,7 +136,7 @@ fn a_fork_takes_over_the_judgements_of_people() {
     let file = lab.data_dir("data").join("judgements/more-round-0.jsonl");
     let imported: Value =
         serde_json::from_str(&output(&lab, &["feedback", "import", "--json", file.to_str().unwrap()])).unwrap();
-    assert_eq!(imported["new"], 9, "{imported}");
+    assert_eq!(imported["imported"]["new"], 9, "{imported}");
     let verdicts = |name: &str| {
         let text = output(&lab, &["log", "export", "--table", "feedback", "--experiment", name]);
         let row = |line: &str| {

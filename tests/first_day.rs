@@ -9,3 +9,4 @@ mod new_configuration;
 mod options;
 mod overrides;
 mod prompts;
+mod walk;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::id::ExperimentId;
 use dissent_models::template::PromptTemplate;
+use serde::Deserialize;
 
 use crate::config::resolve;
 use crate::error::BadInput;
@@ -57,7 +58,8 @@ pub(super) struct Questions {
     /// PEFT LoRA folder of the reward model (SEQ_CLS, with its score head).
     #[arg(long, value_name = "FOLDER")]
     reward_adapter: Option<String>,
-    /// Template of the reward model [default: chat, or a plain text if the model has no chat template]
+    /// Template of the reward model [default: the one that its adapter was trained with by `dissent train`,
+    /// else chat, or a plain text if the model has no chat template]
     #[arg(long, value_name = "TEMPLATE")]
     reward_template: Option<PromptTemplate>,
     /// Completions of each prompt [default: 8]
@@ -142,8 +144,9 @@ impl Answers {
             )?),
         };
         let template = given.template.as_ref().map_or_else(|| policy_template(&policy), escaped);
-        let reward_template =
-            given.reward_template.as_ref().map_or_else(|| reward_template(&reward, layers), escaped);
+        let trained = reward_adapter.as_deref().and_then(trained_template);
+        let known = given.reward_template.as_ref().or(trained.as_ref());
+        let reward_template = known.map_or_else(|| reward_template(&reward, layers), escaped);
         let path = |path: &String| from_folder(path, folder);
         Ok(Self {
             name,
@@ -187,6 +190,22 @@ fn reward_template(path: &str, layers: Option<u32>) -> String {
         PromptTemplate::Chat.render_with_completion(&model.checkpoint.tokenizer, "prompt", "answer").is_ok()
     });
     if has_chat { "chat".to_owned() } else { PLAIN_REWARD.to_owned() }
+}
+
+/// Returns the template that `dissent train reward` recorded beside an adapter; `None` for other adapters.
+fn trained_template(adapter: &str) -> Option<PromptTemplate> {
+    #[derive(Deserialize)]
+    struct Training {
+        settings: Settings,
+    }
+    #[derive(Deserialize)]
+    struct Settings {
+        template: String,
+    }
+    let folder = resolve(Path::new(adapter), Path::new("")).ok()?;
+    let text = std::fs::read_to_string(folder.join("training.json")).ok()?;
+    let Training { settings } = serde_json::from_str(&text).ok()?;
+    settings.template.parse().ok()
 }
 
 /// Returns a path as a configuration in `folder` writes it: relative paths of the command line start at the

@@ -15,6 +15,7 @@ use super::data::{
     Counts, Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData,
     ReportError, SCHEMA, Status, TOP_DEFAULT,
 };
+use super::tendencies;
 use super::fold::{History, RoundNumbers, Stream, Texts};
 use crate::text::excerpt;
 
@@ -128,6 +129,7 @@ fn build(
             .iter()
             .filter_map(|prompt| conflicting_prompt(prompt, kind, null_band.as_ref(), &texts))
             .collect(),
+        tendencies: tendencies::of_prompts(prompts),
         plan,
         null_band,
         selected: numbers.selected,

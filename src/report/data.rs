@@ -10,6 +10,7 @@ use dissent_domain::plan::Plan;
 use serde::Serialize;
 
 use super::learning::LearningFigures;
+use super::tendencies::Tendency;
 
 /// The version of the JSON form. Under the same version, fields are added but never changed.
 pub const SCHEMA: &str = "dissent.report/1";
@@ -103,6 +104,8 @@ pub struct ReportData {
     pub policy_favours: Vec<ConflictingCompletion>,
     /// The prompts with the largest Kendall-tau distance; equal ones by mean|PACS|.
     pub most_conflicting_prompts: Vec<ConflictingPrompt>,
+    /// What goes with conflict, the largest difference first.
+    pub tendencies: Vec<Tendency>,
     /// The pairs selected for feedback, in prompt order; empty before the selection.
     pub selected: Vec<SelectedPair>,
     /// The prompts that were set aside.

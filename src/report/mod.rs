@@ -16,6 +16,7 @@ mod markdown;
 mod outcomes;
 pub(crate) mod page;
 mod summary;
+mod tendencies;
 mod topics;
 mod wording;
 
@@ -28,6 +29,7 @@ pub use lift::LiftFigures;
 pub use markdown::markdown;
 pub use outcomes::{ChosenBy, OutcomeFigures};
 pub use summary::{summary, summary_json};
+pub use tendencies::{Property, Tendency};
 pub use topics::{TopicFigures, TopicRow};
 
 use crate::{files, text};

@@ -10,6 +10,7 @@ use super::data::{
     SelectedPair, SetAside, Status,
 };
 use super::learning::{self, LearningPage};
+use super::tendencies::TendencyRow;
 use super::wording::{self, Headline, Setting};
 use crate::text;
 
@@ -45,6 +46,7 @@ pub(super) struct Page<'a> {
     listed_max: usize,
     charts: &'a Charts,
     learning: Option<LearningPage>,
+    tendencies: Vec<TendencyRow>,
     /// What the texts of the completions show; `None` if flags are not recorded.
     flags: Option<String>,
 }
@@ -79,6 +81,7 @@ impl<'a> Page<'a> {
             listed_max: LISTED_MAX,
             charts,
             learning: data.learning.as_ref().map(|learning| LearningPage::new(learning, &data.experiment)),
+            tendencies: data.tendencies.iter().map(TendencyRow::new).collect(),
             flags: wording::flags(data),
         }
     }

@@ -294,7 +294,8 @@ pub(super) fn flags(data: &ReportData) -> Option<String> {
     ))
 }
 
-fn flag_text(flag: Flag) -> &'static str {
+/// Returns a flag as a property of a completion.
+pub(super) fn flag_text(flag: Flag) -> &'static str {
     match flag {
         Flag::Repetition => "with a loop",
         Flag::Empty => "empty",

@@ -1,5 +1,5 @@
-//! Every kind of page in a real browser: axe-core, overflow, the first screen. `cargo xtask pages` installs the
-//! programs that this needs, and runs it.
+//! Every kind of page in a real browser: axe-core, overflow, the first screen. `cargo xtask pages` installs
+//! the programs that this needs, and runs it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

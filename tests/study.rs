@@ -168,7 +168,10 @@ fn a_labelled_study_compares_every_rule_with_the_judgements() {
     assert!(verdict.starts_with("In finding the proxy's errors, conflict (SHF-CAS) "), "{verdict}");
     assert!(output.contains(verdict), "{output}");
     let page = study.report("labelled", "html");
-    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<svg").count() == 2, "two charts");
+    assert!(
+        page.starts_with("<!DOCTYPE html>") && page.matches("<svg class=\"chart\"").count() == 2,
+        "two charts"
+    );
     assert!(study.report("labelled", "md").contains("| ensemble variance |"));
 }
 

@@ -78,22 +78,24 @@ pub(super) fn by_completion(round: &Round) -> HashMap<&PromptId, Vec<Judged>> {
 
 /// Gives each judged pair of a prompt to one of its two completions, and no completion two pairs.
 ///
-/// The completion in the fewest remaining pairs comes first, then the one with the larger |PACS|. So a pair
-/// stands at the completion that was selected, not at the opponent that it shares with other pairs. If there
-/// are more pairs than completions, some pairs stand nowhere.
+/// The completion in the fewest remaining pairs comes first, then the one in the fewest pairs, then the one
+/// with the larger |PACS|. So a pair stands at the completion that was selected, not at the opponent that it
+/// shares with other pairs. If there are more pairs than completions, some pairs stand nowhere.
 fn assigned(mut pairs: Vec<JudgedPair>, pacs: &[f64]) -> Vec<Judged> {
     let mut judged = vec![Judged::No; pacs.len()];
     for completion in pairs.iter().flat_map(|(pair, _)| pair) {
         judged[*completion] = Judged::Beside;
     }
-    let remaining = |pairs: &[JudgedPair], completion: usize| {
+    let of_completion = |pairs: &[JudgedPair], completion: usize| {
         pairs.iter().filter(|(pair, _)| pair.contains(&completion)).count()
     };
+    let all = pairs.clone();
     loop {
         let free = (0..pacs.len()).filter(|completion| judged[*completion] == Judged::Beside);
-        let candidates = free.map(|completion| (remaining(&pairs, completion), completion));
+        let counts = |completion| [of_completion(&pairs, completion), of_completion(&all, completion)];
+        let candidates = free.map(|completion| (counts(completion), completion));
         let next = candidates
-            .filter(|(count, _)| *count > 0)
+            .filter(|([remaining, _], _)| *remaining > 0)
             .min_by(|a, b| a.0.cmp(&b.0).then(pacs[b.1].abs().total_cmp(&pacs[a.1].abs())));
         let Some((_, completion)) = next else { return judged };
         let Some(place) = pairs.iter().position(|(pair, _)| pair.contains(&completion)) else {

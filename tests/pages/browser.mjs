@@ -1,4 +1,5 @@
-// Opens pages in Chromium. DISSENT_PAGES_TOOLS names the folder with node_modules, DISSENT_CHROMIUM the browser.
+// Opens pages in Chromium. DISSENT_PAGES_TOOLS names the folder with node_modules, and DISSENT_CHROMIUM the
+// browser.
 
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";

@@ -87,8 +87,8 @@ pub(crate) fn draw(
     Ok(Chart { svg })
 }
 
-/// Returns the width of the longest of some labels, in units of the drawing, with room for the larger text of a
-/// phone. At most five of nine parts of the width.
+/// Returns the width of the longest of some labels, in units of the drawing, with room for the larger text of
+/// a phone. At most five of nine parts of the width.
 pub(crate) fn room_for<'a>(labels: impl Iterator<Item = &'a str>) -> u32 {
     /// The mean width of a character at a phone's text size.
     const CHARACTER: u32 = 21;

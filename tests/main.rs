@@ -15,6 +15,7 @@ mod layering;
 mod lift;
 mod memory;
 mod operator;
+mod pages;
 mod past;
 mod people;
 mod pipeline;

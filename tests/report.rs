@@ -204,7 +204,7 @@ pub(crate) const HOSTILE: &str = "<script>alert('x')</script><img src=x onerror=
                        \u{202E}desrever\u{202C} \u{9b}2J ```\n# title\n| a | b |\n[link](javascript:alert(1)) &lt; {{ 7*7 }} \
                        {% raw %} </blockquote></svg><!-- http://evil.example";
 
-fn hostile() -> (ReportData, String) {
+pub(crate) fn hostile() -> (ReportData, String) {
     let mut cases = cases();
     cases[0].prompt = HOSTILE.to_owned();
     cases[0].prompt_id = "\"><script>id".to_owned();

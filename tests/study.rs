@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::required::required;
 use crate::support::succeeded;
 
-struct Study {
+pub(crate) struct Study {
     folder: TempDir,
 }
 
@@ -43,11 +43,11 @@ impl Study {
         command
     }
 
-    fn run(&self) -> Output {
+    pub(crate) fn run(&self) -> Output {
         succeeded(self.command())
     }
 
-    fn report(&self, name: &str, extension: &str) -> String {
+    pub(crate) fn report(&self, name: &str, extension: &str) -> String {
         std::fs::read_to_string(self.data_dir().join("reports").join(format!("{name}.{extension}"))).unwrap()
     }
 
@@ -101,7 +101,7 @@ fn labelled(questions: usize) -> String {
     serde_json::to_string(&(0..questions).map(entry).collect::<Vec<_>>()).unwrap()
 }
 
-fn labelled_study() -> Option<Study> {
+pub(crate) fn labelled_study() -> Option<Study> {
     let config = format!(
         r#"
         [study]
@@ -168,7 +168,10 @@ fn a_labelled_study_compares_every_rule_with_the_judgements() {
     assert!(verdict.starts_with("In finding the proxy's errors, conflict (SHF-CAS) "), "{verdict}");
     assert!(output.contains(verdict), "{output}");
     let page = study.report("labelled", "html");
-    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<svg").count() == 2, "two charts");
+    assert!(
+        page.starts_with("<!DOCTYPE html>") && page.matches("<svg class=\"chart\"").count() == 2,
+        "two charts"
+    );
     assert!(study.report("labelled", "md").contains("| ensemble variance |"));
 }
 
@@ -251,7 +254,7 @@ fn arms_config() -> String {
     )
 }
 
-fn arms_study() -> Option<Study> {
+pub(crate) fn arms_study() -> Option<Study> {
     let prompts = |name: &str, first: usize, count: usize| -> String {
         (0..count).fold(String::new(), |mut lines, index| {
             let _ = writeln!(

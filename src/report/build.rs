@@ -85,6 +85,7 @@ fn build(
     // Events are in the order in which workers finished; readers expect the order of the prompt file.
     numbers.prompts.sort_by_key(|prompt| prompt.index);
     let prompt_texts = numbers.prompt_texts();
+    numbers.note_judged();
     let prompts = &numbers.prompts;
     let null_band = null_band(plan.sampling.samples as usize, plan.seed);
     let kind = plan.conflict.logprob;

@@ -6,6 +6,7 @@ use dissent_domain::flags::Flag;
 use dissent_domain::generation::FinishReason;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::LogError;
+use dissent_domain::outcome::Outcome;
 use dissent_domain::plan::Plan;
 use serde::Serialize;
 
@@ -305,6 +306,21 @@ pub struct CompletionFigures {
     /// degenerate completions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
+    /// The part of the completion in judged pairs. The JSON form counts outcomes in `learning`.
+    #[serde(skip)]
+    pub judged: Judged,
+}
+
+/// The part of a completion in the judged pairs of its round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Judged {
+    /// It is in no judged pair.
+    #[default]
+    No,
+    /// It is in judged pairs that are shown at other completions.
+    Beside,
+    /// A judged pair with this outcome is shown at it. No completion shows two pairs.
+    At(Outcome),
 }
 
 impl CompletionFigures {

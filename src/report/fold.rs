@@ -16,7 +16,9 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_domain::round::PROMPTS_MAX;
 
-use super::data::{CompletionFigures, PromptFigures, PromptState, ReportError, SelectedPair, SetAside};
+use super::data::{
+    CompletionFigures, Judged, PromptFigures, PromptState, ReportError, SelectedPair, SetAside,
+};
 use super::learning::LearningFold;
 
 /// Events read at a time. A page must fit in memory, and each event may hold all texts of a prompt.
@@ -99,6 +101,18 @@ impl RoundNumbers {
         let mut texts = std::mem::take(&mut self.texts);
         texts.sort_by_key(|(index, ..)| *index);
         texts.into_iter().map(|(_, prompt_id, text)| (prompt_id, text)).collect()
+    }
+
+    /// Notes the part of each completion in the judged pairs of the round.
+    pub(super) fn note_judged(&mut self) {
+        let Some(round) = self.round else { return };
+        let judged = self.learning.judged(round);
+        for prompt in &mut self.prompts {
+            let Some(judged) = judged.get(&prompt.prompt_id) else { continue };
+            for (completion, judged) in prompt.completions.iter_mut().zip(judged) {
+                completion.judged = *judged;
+            }
+        }
     }
 
     fn apply(&mut self, event: Event) {
@@ -264,6 +278,7 @@ fn sampled_completion(completion: &Completion) -> CompletionFigures {
         pacs: None,
         selected: false,
         flags: Vec::new(),
+        judged: Judged::No,
     }
 }
 

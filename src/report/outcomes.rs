@@ -11,6 +11,7 @@ use dissent_domain::outcome::{CLAIM, Outcome, OutcomeCounts, PairScores, outcome
 use dissent_domain::round::{PromptProgress, Round};
 use serde::Serialize;
 
+use super::data::Judged;
 use crate::text::grouped;
 
 /// How the judged pairs of a row were chosen.
@@ -68,6 +69,55 @@ pub(super) fn of_round(round: &Round) -> impl Iterator<Item = (&PromptId, Outcom
     })
 }
 
+/// A judged pair: the indices of its completions, and its outcome.
+type JudgedPair = ([usize; 2], Outcome);
+
+/// Returns the part of each completion in the judged pairs of a round, by prompt.
+pub(super) fn by_completion(round: &Round) -> HashMap<&PromptId, Vec<Judged>> {
+    let prompts = progress(round);
+    let mut pairs: HashMap<&PromptId, Vec<JudgedPair>> = HashMap::new();
+    for comparison in round.learning().comparisons() {
+        let Some(outcome) = of_comparison(&prompts, comparison) else { continue };
+        let RequestedComparison { request, .. } = comparison;
+        let pair = ([request.first as usize, request.second as usize], outcome);
+        pairs.entry(&request.prompt_id).or_default().push(pair);
+    }
+    let of_prompt = |(prompt_id, pairs)| {
+        let Some(PromptProgress::Measured { conflict, .. }) = prompts.get(prompt_id) else { return None };
+        Some((prompt_id, assigned(pairs, &conflict.pacs)))
+    };
+    pairs.into_iter().filter_map(of_prompt).collect()
+}
+
+/// Gives each judged pair of a prompt to one of its two completions, and no completion two pairs.
+///
+/// The completion in the fewest remaining pairs comes first, then the one in the fewest pairs, then the one
+/// with the larger |PACS|. So a pair stands at the completion that was selected, not at the opponent that it
+/// shares with other pairs. If there are more pairs than completions, some pairs stand nowhere.
+fn assigned(mut pairs: Vec<JudgedPair>, pacs: &[f64]) -> Vec<Judged> {
+    let mut judged = vec![Judged::No; pacs.len()];
+    for completion in pairs.iter().flat_map(|(pair, _)| pair) {
+        judged[*completion] = Judged::Beside;
+    }
+    let of_completion = |pairs: &[JudgedPair], completion: usize| {
+        pairs.iter().filter(|(pair, _)| pair.contains(&completion)).count()
+    };
+    let all = pairs.clone();
+    loop {
+        let free = (0..pacs.len()).filter(|completion| judged[*completion] == Judged::Beside);
+        let counts = |completion| [of_completion(&pairs, completion), of_completion(&all, completion)];
+        let candidates = free.map(|completion| (counts(completion), completion));
+        let next = candidates
+            .filter(|([remaining, _], _)| *remaining > 0)
+            .min_by(|a, b| a.0.cmp(&b.0).then(pacs[b.1].abs().total_cmp(&pacs[a.1].abs())));
+        let Some((_, completion)) = next else { return judged };
+        let Some(place) = pairs.iter().position(|(pair, _)| pair.contains(&completion)) else {
+            return judged;
+        };
+        judged[completion] = Judged::At(pairs.remove(place).1);
+    }
+}
+
 fn progress(round: &Round) -> HashMap<&PromptId, &PromptProgress> {
     round.prompts().map(|(prompt_id, progress)| (prompt_id, progress)).collect()
 }
@@ -122,5 +172,43 @@ impl OutcomeRow {
             judged: grouped(figures.counts.all() as u64),
             shares: Outcome::ALL.map(share).to_vec(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACS: [f64; 5] = [2.0, 1.0, -0.5, -1.5, 0.1];
+
+    fn at(pairs: &[([usize; 2], Outcome)]) -> Vec<Judged> {
+        assigned(pairs.to_vec(), &PACS)
+    }
+
+    #[test]
+    fn a_pair_stands_at_the_completion_that_it_does_not_share() {
+        use Judged::{At, Beside, No};
+        use Outcome::{BothWrong, FalseAlarm, PolicyWrong, ProxyWrong};
+        let shared = [([0, 3], BothWrong), ([1, 3], ProxyWrong), ([3, 2], PolicyWrong)];
+        assert_eq!(at(&shared), [At(BothWrong), At(ProxyWrong), At(PolicyWrong), Beside, No]);
+        assert_eq!(at(&[([3, 0], FalseAlarm)]), [At(FalseAlarm), No, No, Beside, No], "the larger |PACS|");
+    }
+
+    #[test]
+    fn pairs_in_a_ring_stand_at_different_completions() {
+        use Judged::At;
+        use Outcome::{BothWrong, PolicyWrong, ProxyWrong};
+        let ring = at(&[([0, 1], ProxyWrong), ([1, 3], PolicyWrong), ([3, 0], BothWrong)]);
+        let standing = ring.iter().filter(|judged| matches!(judged, At(_))).count();
+        assert_eq!(standing, 3, "{ring:?}");
+    }
+
+    #[test]
+    fn more_pairs_than_completions_leave_pairs_without_a_place() {
+        let all: Vec<_> =
+            (0..4).flat_map(|a| (a + 1..4).map(move |b| ([a, b], Outcome::ProxyWrong))).collect();
+        let standing =
+            at(&all).into_iter().filter(|judged| *judged == Judged::At(Outcome::ProxyWrong)).count();
+        assert_eq!((all.len(), standing), (6, 4));
     }
 }

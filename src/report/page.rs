@@ -142,6 +142,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_filter("fixed", |number: f64| text::signed(number, 2).trim_start_matches('+').to_owned());
     environment.add_filter("gauge", gauge);
     environment.add_filter("heat", heat);
+    environment.add_filter("is_long", is_long);
     Ok(environment)
 }
 
@@ -156,4 +157,12 @@ fn gauge(z: f64, of: u32) -> String {
     // A z-score of N values lies within ±√(N−1).
     let reach = f64::from(of.saturating_sub(1)).sqrt().max(1.0);
     format!("{:.1}%", (50.0 + 50.0 * z / reach).clamp(0.0, 100.0))
+}
+
+/// Whether a text fills more than a part of a page, so that it scrolls in a frame of its own.
+fn is_long(text: &str) -> bool {
+    /// Characters of a text that is shown at full height, on about ten lines of a phone.
+    const CHARS_MAX: usize = 420;
+    const LINES_MAX: usize = 10;
+    text.chars().count() > CHARS_MAX || text.lines().count() > LINES_MAX
 }

@@ -193,7 +193,8 @@ fn a_report_states_that_a_tuning_without_pairs_was_skipped() {
     assert!(said.contains("Tuning of the policy: skipped, because the reward model rates"), "{said}");
 }
 
-fn fixed(gold: f64) -> (Plan, ReportData) {
+/// Returns the report of a round whose last evaluation has this gold reward.
+pub(crate) fn fixed(gold: f64) -> (Plan, ReportData) {
     let cases = cases();
     let plan = learning_plan("learnt", &cases, 2);
     let data = reported_round(&plan, &learnt(&plan, &cases, &["ann", "bob"], gold));

@@ -52,7 +52,7 @@ pub(crate) fn build_dissent() -> Result<PathBuf> {
 }
 
 /// Returns the newest report below a folder.
-fn newest_html(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn newest_html(folder: &Path) -> Option<PathBuf> {
     let mut reports = Vec::new();
     collect_html(folder, &mut reports);
     reports.into_iter().max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())

@@ -16,6 +16,7 @@ mod fetch;
 mod golden;
 mod lint;
 mod packages;
+mod pages;
 mod process;
 mod suite;
 
@@ -36,6 +37,7 @@ Examples:
   cargo xtask faults --rounds 5 --seed 7   run the fault campaign with five experiments
   cargo xtask cuda-plan --family llama     check without a GPU that Llama's graphs are placed on CUDA
   cargo xtask bench --only log             measure durable appends
+  cargo xtask pages                        check the HTML pages in a browser
   cargo xtask golden                       regenerate the golden files
   cargo xtask deny                         check licences, bans and sources of dependencies
   cargo xtask msrv                         compile with the oldest supported Rust
@@ -73,6 +75,8 @@ enum Task {
     Bench(bench::BenchOptions),
     /// Regenerate the golden files of the tests with the reference Python
     Golden,
+    /// Check the HTML pages in Chromium with axe-core, or take the pictures of the documentation
+    Pages(pages::PagesOptions),
     /// Check licences, bans and sources of all dependencies with cargo-deny
     Deny(checks::DenyOptions),
     /// Compile the workspace with the oldest supported Rust (`rust-version` in Cargo.toml)
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Book(options) => book::run(&options),
         Task::Golden => golden::run(),
+        Task::Pages(options) => pages::run(&options),
         Task::Doc => checks::doc(),
         Task::Ci => ci::run(),
         Task::Deny(options) => checks::deny(&options),

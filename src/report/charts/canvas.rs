@@ -47,6 +47,11 @@ pub(crate) mod role {
         (PICK, "--pick"),
         (MEAN, "--mean"),
     ];
+
+    /// Returns the custom property of the page that holds a colour.
+    pub(crate) fn property(colour: RGBColor) -> &'static str {
+        PROPERTIES.iter().find(|(other, _)| *other == colour).map_or("--ink", |(_, property)| property)
+    }
 }
 
 /// Sizes in units of the drawing: half a pixel of the page's column, because plotters has whole units only.
@@ -80,6 +85,16 @@ pub(crate) fn draw(
          <title>{title}</title><desc>{description}</desc>{content}"
     );
     Ok(Chart { svg })
+}
+
+/// Returns the width of the longest of some labels, in units of the drawing, with room for the larger text of
+/// a phone. At most five of nine parts of the width.
+pub(crate) fn room_for<'a>(labels: impl Iterator<Item = &'a str>) -> u32 {
+    /// The mean width of a character at a phone's text size.
+    const CHARACTER: u32 = 21;
+    let longest = labels.map(|label| label.chars().count()).max().unwrap_or(0);
+    let width = u32::try_from(longest).unwrap_or(u32::MAX).saturating_mul(CHARACTER).saturating_add(24);
+    width.clamp(120, WIDTH * 5 / 9)
 }
 
 /// Applies the common style of axes: grey lines and numbers, titles in the text colour.

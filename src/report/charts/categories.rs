@@ -4,7 +4,10 @@ use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::canvas::{Canvas, Chart, DrawResult, SMALL, WIDTH, anchored_text, draw, role, style_axes};
+use super::axis::{Axis, Scale};
+use super::canvas::{
+    Canvas, Chart, DrawResult, SMALL, WIDTH, anchored_text, draw, role, room_for, style_axes,
+};
 use crate::report::data::CategoryFigures;
 use crate::text;
 use crate::text::{excerpt, visible};
@@ -38,20 +41,23 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
     let count = categories.len() as f64;
     let noise = &band.mean_abs_pacs;
     let largest = categories.iter().map(|category| category.mean_abs_pacs).fold(noise.q95, f64::max) * 1.2;
+    let label = |category: &&CategoryFigures| {
+        format!("{} ({})", name(category), text::grouped(category.prompts.into()))
+    };
+    let labels: Vec<String> = categories.iter().map(label).collect();
     let mut chart = ChartBuilder::on(canvas)
         .margin(12)
         .margin_top(36)
         .x_label_area_size(104)
-        .y_label_area_size(330)
-        .build_cartesian_2d(0.0..largest, 0.0..count)?;
+        .y_label_area_size(room_for(labels.iter().map(String::as_str)))
+        .build_cartesian_2d(Axis::new(Scale::Linear, 0.0..largest, 6), 0.0..count)?;
     style_axes(chart.configure_mesh())
         .disable_y_mesh()
         .disable_y_axis()
         .x_desc("mean |PACS|")
         .y_labels(0)
-        .x_labels(6)
         .draw()?;
-    for (index, category) in categories.iter().enumerate() {
+    for (index, (category, name)) in categories.iter().zip(labels).enumerate() {
         let middle = count - index as f64 - 0.5;
         let bar = [(0.0, middle - 0.26), (category.mean_abs_pacs, middle + 0.26)];
         chart.draw_series([Rectangle::new(bar, role::BAR.filled())])?;
@@ -59,7 +65,6 @@ fn paint(canvas: &Canvas<'_>, categories: &[&CategoryFigures], band: &NullBand) 
         let half = 1.96 * noise.sd / f64::from(category.prompts.max(1)).sqrt();
         let interval = [(noise.mean - half, middle - 0.42), (noise.mean + half, middle + 0.42)];
         chart.draw_series([Rectangle::new(interval, role::NOISE.mix(0.3).filled())])?;
-        let name = format!("{} ({})", name(category), text::grouped(category.prompts.into()));
         let mean = format!("{:.2}", category.mean_abs_pacs);
         for (x, offset, text, colour) in [(0.0, -12, name, role::INK), (largest, -4, mean, role::MEAN)] {
             let style = anchored_text(SMALL, colour, HPos::Right, VPos::Center);

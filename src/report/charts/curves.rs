@@ -5,6 +5,7 @@ use std::ops::Range;
 use dissent_domain::event::{PolicyEvaluated, Stage};
 use plotters::prelude::*;
 
+use super::axis::{Axis, Scale};
 use super::canvas::{Chart, DrawResult, WIDTH, draw, role, style_axes};
 use crate::report::learning::{LearningFigures, TrainingFigures};
 
@@ -56,19 +57,18 @@ fn over_rounds(title: &str, y: &str, lines: &[Line]) -> anyhow::Result<Chart> {
         lines.iter().flat_map(|line| &line.points).map(|(x, y, _)| format!("{x}: {y:.3}")).collect();
     let rounds = lines.iter().flat_map(|line| &line.points).map(|(x, ..)| *x).fold(1.0, f64::max);
     let description = format!("{y} by finished rounds: {}.", values.join(", "));
-    let labels = if rounds < 12.0 { rounds + 1.0 } else { 8.0 };
-    let axes = Axes { x: "finished rounds", y, x_range: -0.15..rounds + 0.15, x_labels: labels };
+    let axes = Axes { x: "finished rounds", y, x_range: -0.15..rounds + 0.15 };
     painted(title, &description, &axes, lines)
 }
 
-/// The drawn metrics of a training, in this order, with their titles.
-const METRICS: [(&str, &str); 6] = [
-    ("loss", "Loss"),
-    ("accuracy", "Accuracy"),
-    ("rewards/accuracies", "Accuracy"),
-    ("rewards/margins", "Margin"),
-    ("objective/scores", "Reward"),
-    ("objective/kl", "KL from the first policy, nats"),
+/// The drawn metrics of a training, in this order, with their titles and the titles of their axes.
+const METRICS: [(&str, &str, &str); 6] = [
+    ("loss", "Loss", "loss"),
+    ("accuracy", "Accuracy", "accuracy"),
+    ("rewards/accuracies", "Accuracy", "accuracy"),
+    ("rewards/margins", "Margin", "margin"),
+    ("objective/scores", "Reward", "reward"),
+    ("objective/kl", "KL from the first policy, nats", "KL, nats"),
 ];
 
 /// Draws the metrics of one training.
@@ -78,7 +78,7 @@ pub(super) fn metrics(figures: &TrainingFigures) -> anyhow::Result<Vec<MetricCha
         Stage::Policy => "policy",
     };
     let mut charts = Vec::new();
-    for (metric, name) in METRICS {
+    for (metric, name, y) in METRICS {
         let curve = figures.curves.iter().find(|curve| curve.metric == metric && curve.points.len() >= 2);
         let Some(curve) = curve else { continue };
         let colour = if figures.stage == Stage::Reward { role::PROXY } else { role::POLICY };
@@ -90,7 +90,7 @@ pub(super) fn metrics(figures: &TrainingFigures) -> anyhow::Result<Vec<MetricCha
             points[0].1,
             points[points.len() - 1].1
         );
-        let axes = Axes { x: "steps", y: name, x_range: from..to, x_labels: 6.0 };
+        let axes = Axes { x: "steps", y, x_range: from..to };
         let title = format!("{name} of the {of}");
         let chart = painted(&title, &description, &axes, &[Line { points, colour }])?;
         charts.push(MetricChart { title, chart });
@@ -102,28 +102,21 @@ struct Axes<'a> {
     x: &'a str,
     y: &'a str,
     x_range: Range<f64>,
-    x_labels: f64,
 }
 
 fn painted(title: &str, description: &str, axes: &Axes<'_>, lines: &[Line]) -> anyhow::Result<Chart> {
     draw((WIDTH, LINES_HEIGHT), title, description, |canvas| {
         let mut chart = ChartBuilder::on(canvas)
             .margin(16)
+            .margin_top(28)
             .margin_right(40)
             .x_label_area_size(100)
-            .y_label_area_size(150)
-            .build_cartesian_2d(axes.x_range.clone(), y_range(lines))?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 12 labels")]
-        let x_labels = axes.x_labels as usize;
-        style_axes(chart.configure_mesh())
-            .disable_x_mesh()
-            .x_desc(axes.x)
-            .y_desc(axes.y)
-            .x_labels(x_labels)
-            .y_labels(6)
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| number(*y))
-            .draw()?;
+            .y_label_area_size(200)
+            .build_cartesian_2d(
+                Axis::new(Scale::Whole, axes.x_range.clone(), 10),
+                Axis::new(Scale::Linear, y_range(lines), 6),
+            )?;
+        style_axes(chart.configure_mesh()).disable_x_mesh().x_desc(axes.x).y_desc(axes.y).draw()?;
         for line in lines {
             let points = line.points.iter().map(|&(x, y, _)| (x, y));
             chart.draw_series(LineSeries::new(points, line.colour.stroke_width(5)))?;
@@ -143,15 +136,4 @@ fn y_range(lines: &[Line]) -> Range<f64> {
     let (low, high) = (ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max));
     let room = if high > low { 0.08 * (high - low) } else { 0.1 * high.abs().max(1.0) };
     low - room..high + room
-}
-
-fn number(value: f64) -> String {
-    let digits = if value.abs() >= 100.0 {
-        0
-    } else if value.abs() >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.digits$}").replace('-', "−")
 }

@@ -4,6 +4,7 @@ use dissent_domain::conflict::NullBand;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
+use super::axis::{Axis, Scale};
 use super::canvas::{Canvas, Chart, DrawResult, HEIGHT, TEXT, WIDTH, anchored_text, draw, role, style_axes};
 use crate::report::data::PromptFigures;
 
@@ -39,20 +40,17 @@ impl Histogram<'_> {
             .margin_right(32)
             .x_label_area_size(104)
             .y_label_area_size(104)
-            .build_cartesian_2d(low..high, 0.0..top)?;
+            .build_cartesian_2d(
+                // No number at the very corner, where it would touch the 0 of the other axis.
+                Axis::new(Scale::Linear, low + (high - low) * 1e-6..high, 8),
+                Axis::new(Scale::Whole, 0.0..top, 5),
+            )?;
         let (band_low, band_high) = (self.band.0.max(low), self.band.1.min(high));
         chart.draw_series([Rectangle::new(
             [(band_low, 0.0), (band_high, top)],
             role::NOISE.mix(0.22).filled(),
         )])?;
-        style_axes(chart.configure_mesh())
-            .disable_x_mesh()
-            .x_desc(self.x_title)
-            .y_desc("prompts")
-            .x_labels(9)
-            .y_labels(5)
-            .y_label_formatter(&|count| format!("{count:.0}"))
-            .draw()?;
+        style_axes(chart.configure_mesh()).disable_x_mesh().x_desc(self.x_title).y_desc("prompts").draw()?;
         let gap = (high - low) * 0.0015;
         chart.draw_series(self.edges.windows(2).zip(&self.observed).filter_map(
             |(edges, count)| match edges {
@@ -156,7 +154,7 @@ pub(super) fn distance(prompts: &[&PromptFigures], band: &NullBand) -> anyhow::R
              lie between {:.2} and {:.2}, with a mean of 0.50.",
             noise.q05, noise.q95
         ),
-        x_title: "Kendall-tau distance (0 same order, 1 opposite order)",
+        x_title: "distance (0 same order, 1 opposite order)",
         observed: binned(&edges, sample.iter().copied()),
         edges,
         expected,

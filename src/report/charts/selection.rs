@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
+use super::axis::{Axis, Scale};
 use super::canvas::{Canvas, Chart, DrawResult, HEIGHT, TEXT, WIDTH, anchored_text, draw, role, style_axes};
 use crate::report::data::PromptFigures;
 
@@ -35,14 +36,14 @@ fn paint(canvas: &Canvas<'_>, sorted: &[(f64, bool)], delta: f64) -> DrawResult 
         .margin_right(32)
         .x_label_area_size(104)
         .y_label_area_size(104)
-        .build_cartesian_2d(0.0..count as f64, 0.0..top.max(0.1))?;
+        .build_cartesian_2d(
+            Axis::new(Scale::Whole, 0.0..count as f64, 6),
+            Axis::new(Scale::Linear, 0.0..top.max(0.1), 6),
+        )?;
     style_axes(chart.configure_mesh())
         .disable_x_mesh()
         .x_desc("completions, the most conflicting first")
         .y_desc("|PACS|")
-        .x_labels(7)
-        .y_labels(6)
-        .x_label_formatter(&|rank| format!("{rank:.0}"))
         .draw()?;
     let width = count.div_ceil(COLUMNS_MAX).max(1);
     for (index, column) in sorted.chunks(width).enumerate() {

@@ -1,6 +1,6 @@
 //! Folds events into the figures of the learning part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dissent_domain::event::{Event, PolicyEvaluated, Stage, TrainingEvent, TrainingProgressed};
 use dissent_domain::experiment::Experiment;
@@ -13,6 +13,7 @@ use dissent_domain::learning::{
 use dissent_domain::plan::{LearningPlan, Plan};
 use dissent_domain::round::Round;
 
+use super::super::data::Judged;
 use super::super::lift::LiftFigures;
 use super::super::{drift, outcomes, topics};
 use super::{Change, Curve, FeedbackFigures, Figure, LearningFigures, Measured, TrainingFigures};
@@ -59,6 +60,12 @@ impl LearningFold {
             }
             TrainingEvent::Requested(_) | TrainingEvent::Started(_) | TrainingEvent::LeaseExpired(_) => {}
         }
+    }
+
+    /// Returns the part of each completion in the judged pairs of a round, by prompt.
+    pub(in crate::report) fn judged(&self, round: u32) -> HashMap<&PromptId, Vec<Judged>> {
+        let round = self.experiment.rounds().iter().find(|other| other.number() == round);
+        round.map(outcomes::by_completion).unwrap_or_default()
     }
 
     /// Returns the figures up to a round; `None` if the plan has no learning part. `texts` are those of the

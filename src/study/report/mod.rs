@@ -13,10 +13,10 @@ use super::arms::ArmsResult;
 use super::labelled::LabelledResult;
 use super::prediction::Predictions;
 use super::verdict;
-use crate::report::charts::Chart;
+use crate::report::charts::{Chart, Scale};
 use crate::report::page;
 use crate::text;
-use charts::{LineChart, Row, Scale};
+use charts::{LineChart, Lines, Row};
 use line::Line;
 
 /// The version of the JSON form. Under the same version, fields are added but never changed.
@@ -52,9 +52,9 @@ struct Page<'a> {
     report: &'a StudyReport,
     predictions: Option<&'a Predictions>,
     auroc: Option<Chart>,
-    recall: Option<Chart>,
-    gold: Option<Chart>,
-    errors: Option<Chart>,
+    recall: Option<Lines>,
+    gold: Option<Lines>,
+    errors: Option<Lines>,
 }
 
 impl<'a> Page<'a> {
@@ -86,7 +86,7 @@ fn auroc_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
 /// Limit of the lines of a chart: more are hard to distinguish.
 const LINES_MAX: usize = 7;
 
-fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
+fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Lines>> {
     let line = |prediction: &super::prediction::Prediction| Line {
         name: prediction.rule.clone(),
         points: prediction.at.iter().filter_map(|at| Some((at.share, at.recall?))).collect(),
@@ -101,24 +101,24 @@ fn recall_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
     })
 }
 
-fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
+fn gold_chart(arms: &ArmsResult) -> anyhow::Result<Option<Lines>> {
     let lines = arms.lines(|point| point.gold);
     let chart = LineChart {
         title: "Gold reward of the tuned policy by number of judgements",
         x: "judgements",
-        y: "gold reward on held-out prompts",
+        y: "held-out gold reward",
         scales: [Scale::Count, Scale::Linear],
         lines: &lines,
     };
     charts::lines(&chart)
 }
 
-fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Chart>> {
+fn error_chart(arms: &ArmsResult) -> anyhow::Result<Option<Lines>> {
     let lines = arms.lines(|point| point.proxy_error);
     let chart = LineChart {
         title: "Errors of the refined proxy by number of judgements",
         x: "judgements",
-        y: "wrongly ordered held-out pairs",
+        y: "wrong held-out pairs",
         scales: [Scale::Count, Scale::Share],
         lines: &lines,
     };

@@ -9,12 +9,13 @@ use dissent_domain::conflict::{LogprobKind, SelectionSettings, measure};
 use dissent_domain::event::{
     CompletionsSampled, ConflictMeasured, EvaluationRequested, Event, EventType, ExperimentCancelled,
     ExperimentFinished, ExperimentForked, ExperimentPaused, ExperimentResumed, ExperimentStarted,
-    FeedbackReceived, FeedbackRequested, FeedbackSettled, PairSelected, PolicyEvaluated, PolicyTuned,
-    PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored, RoundClosed,
-    RoundEvaluated, RoundOpened, Stage, StepName, StopDecided, StopReason, TrainingLeaseExpired,
+    FeedbackReceived, FeedbackRequested, FeedbackSettled, FiguresByPrompt, PairSelected, PolicyEvaluated,
+    PolicyTuned, PromptAdmitted, PromptSetAside, RewardHackingSuspected, RewardModelRefined, RewardsScored,
+    RoundClosed, RoundEvaluated, RoundOpened, Stage, StepName, StopDecided, StopReason, TrainingLeaseExpired,
     TrainingProgressed, TrainingRequested, TrainingStarted, decode, encode,
 };
 use dissent_domain::feedback::{Agreement, Verdict};
+use dissent_domain::flags::Flag;
 use dissent_domain::generation::{Completion, FinishReason, SamplingParams};
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::plan::{ConflictPlan, Plan, PolicyPlan, PromptSource, RewardPlan};
@@ -251,6 +252,49 @@ fn evaluation() -> Vec<Event> {
     ]
 }
 
+/// The events that have further fields since version 0.2, with a value in each. Without them the bytes are
+/// those of [`newest`].
+fn with_further_fields() -> Vec<Event> {
+    let prompts = ["p1", "p2"].map(|id| PromptId::new(id).unwrap());
+    let mut plan = serde_json::to_value(started().plan).unwrap();
+    let prompt_source = serde_json::json!({"artifact": "cd".repeat(32), "count": 2});
+    plan["learning"] = serde_json::json!({
+        "feedback": {
+            "source": "people", "opponent": "conflict", "overlap": 2, "budget": 40, "audit": 0.15,
+            "degenerate": "skip", "focus": {"round": 1, "topic": "salt, pepper", "prompts": prompts, "pairs": 20},
+        },
+        "refinement": {"original": null, "hyperparameters": {}},
+        "tuning": {"objective": {}, "hyperparameters": {}},
+        "evaluation": {"prompts": prompt_source, "samples": 2, "gold": null},
+        "guards": {},
+    });
+    plan["sampling_key"] = "dissent".into();
+    plan["reading_rules"] = 2.into();
+    let of = |kind: EventType| newest().into_iter().find(|event| event.event_type() == kind).unwrap();
+    let mut started = started();
+    started.plan = serde_json::from_value(plan).unwrap();
+    let mut measured = ConflictMeasured::try_from(of(EventType::ConflictMeasured)).unwrap();
+    measured.flags = vec![vec![Flag::Repetition, Flag::Cut], vec![], vec![Flag::Language]];
+    let mut requested = FeedbackRequested::try_from(of(EventType::FeedbackRequested)).unwrap();
+    (requested.propensity, requested.is_focus) = (Some(0.03125), true);
+    let mut evaluated = PolicyEvaluated::try_from(of(EventType::PolicyEvaluated)).unwrap();
+    evaluated.samples = Some("ef".repeat(32));
+    evaluated.by_prompt = Some(FiguresByPrompt {
+        prompts: prompts.to_vec(),
+        gold_reward: vec![0.5, -0.25],
+        proxy_reward: vec![-1.5, 2.0],
+        refined_reward: vec![0.125, 3.0],
+        kl: vec![0.0, 4.5],
+        response_tokens: vec![16.0, 1.5],
+        stopped: vec![1.0, 0.5],
+        ordered: vec![6, 300],
+        proxy_agreed: vec![3, 0],
+        refined_agreed: vec![4, 70_000],
+        first_refined_agreed: vec![5, 1],
+    });
+    vec![started.into(), measured.into(), requested.into(), evaluated.into()]
+}
+
 fn golden_path(kind: EventType, version: u16) -> PathBuf {
     let name = format!("{}.v{version}.hex", kind.name());
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -281,6 +325,29 @@ fn the_newest_version_decodes_to_the_encoded_event() {
         }
         assert_eq!(decoded(kind, kind.version()), event);
     }
+}
+
+#[test]
+fn further_fields_of_version_0_2_have_golden_bytes() {
+    let events = with_further_fields();
+    assert_eq!(events.len(), 4);
+    for event in events {
+        let kind = event.event_type();
+        let file = format!("tests/golden/{}.v{}.further-fields.hex", kind.name(), kind.version());
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+        let encoded = encode(&event).unwrap();
+        if std::env::var_os("DISSENT_WRITE_GOLDEN").is_some() {
+            std::fs::write(&path, hex(&encoded)).unwrap();
+        }
+        let golden = bytes(std::fs::read_to_string(&path).unwrap().trim());
+        assert_eq!(decode(kind.name(), kind.version(), &golden).unwrap(), event);
+        assert!(encoded.len() > bytes(&plain(kind)).len(), "{} has no further field", kind.name());
+    }
+}
+
+/// The golden bytes without further fields, as hexadecimal digits.
+fn plain(kind: EventType) -> String {
+    std::fs::read_to_string(golden_path(kind, kind.version())).unwrap().trim().to_owned()
 }
 
 /// Decodes the golden bytes of a version.

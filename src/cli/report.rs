@@ -7,9 +7,9 @@ use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::{interrupt, paths};
 use crate::config::Config;
 use crate::error::BadInput;
-use crate::{explanation, files};
 use crate::log_access::open;
 use crate::report::{self, ReportData, ReportError, TOP_DEFAULT};
+use crate::{explanation, files};
 use anyhow::Context as _;
 use clap::ValueEnum;
 

@@ -74,9 +74,15 @@ impl Recorded {
     }
 
     /// Returns the model with the adapter that makes it the recorded one.
-    fn version(&self, model: Model, wanted: Option<&str>, artifacts: &ArtifactStore) -> anyhow::Result<Model> {
+    fn version(
+        &self,
+        model: Model,
+        wanted: Option<&str>,
+        artifacts: &ArtifactStore,
+    ) -> anyhow::Result<Model> {
         let Some(wanted) = wanted.filter(|wanted| *wanted != model.fingerprint) else { return Ok(model) };
-        let adapter = self.adapters.get(wanted).map(|artifact| read_adapter(artifact, artifacts)).transpose()?;
+        let adapter =
+            self.adapters.get(wanted).map(|artifact| read_adapter(artifact, artifacts)).transpose()?;
         let found = dissent_actors::fingerprint(&model.checkpoint, adapter.as_ref());
         if found != wanted {
             let reason = format!(

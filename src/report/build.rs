@@ -15,8 +15,8 @@ use super::data::{
     Counts, Excerpt, Figures, LISTED_MAX, PromptFigures, PromptState, RankedCompletion, ReportData,
     ReportError, SCHEMA, Status, TOP_DEFAULT,
 };
-use super::tendencies;
 use super::fold::{History, RoundNumbers, Stream, Texts};
+use super::tendencies;
 use crate::text::excerpt;
 
 /// Characters of a prompt or a completion in a table.

@@ -157,7 +157,6 @@ fn ask_more(topics: &[TopicRow], experiment: &ExperimentId) -> Option<String> {
     let word = topics.iter().flat_map(|topic| &topic.words).find(|word| has(word) == 1)?;
     let name = format!("{experiment}-{word}");
     let name = if ExperimentId::new(&name).is_ok() { name } else { format!("{experiment}-focus") };
-    let words =
-        ["dissent", "experiment", "fork", experiment.as_str(), "--focus", word, "--as", &name];
+    let words = ["dissent", "experiment", "fork", experiment.as_str(), "--focus", word, "--as", &name];
     Some(shell_command(words.into_iter()))
 }

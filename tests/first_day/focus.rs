@@ -19,7 +19,8 @@ fn lab(change: impl Fn(String) -> String) -> Option<Lab> {
         for number in 0..6 {
             let text = format!("{} {} {} {number}", words[number % 3], words[(number + 1) % 3], words[0]);
             let category = if subject == 0 { r#", "category": "kitchen""# } else { "" };
-            prompts += &format!("{{\"prompt_id\": \"s{subject}-{number}\", \"prompt\": \"{text}\"{category}}}\n");
+            prompts +=
+                &format!("{{\"prompt_id\": \"s{subject}-{number}\", \"prompt\": \"{text}\"{category}}}\n");
         }
     }
     std::fs::write(lab.data_dir("prompts.jsonl"), prompts).unwrap();
@@ -60,7 +61,8 @@ fn a_focus_asks_further_pairs_of_a_topic_beside_those_of_its_origin() {
     let report = output(&lab, &["report", "lab", "--format", "md"]);
     let hint = report.lines().find(|line| line.contains("--focus")).unwrap();
     assert!(hint.contains("dissent experiment fork lab --focus"), "{hint}");
-    let told = output(&lab, &["experiment", "fork", "lab", "--focus", "violin", "--as", "more", "--more", "5"]);
+    let told =
+        output(&lab, &["experiment", "fork", "lab", "--focus", "violin", "--as", "more", "--more", "5"]);
     assert!(told.contains("up to 5 further pairs about 6 prompts"), "{told}");
     run(&lab, "more", &[]);
     let (before, after) = (pairs(&lab, "lab"), pairs(&lab, "more"));
@@ -111,9 +113,8 @@ fn a_category_names_a_focus_too_and_what_is_unknown_is_told() {
 
 #[test]
 fn a_fork_takes_over_the_judgements_of_people() {
-    let Some(lab) = lab(|config| {
-        config.replace("source = \"oracle\"", "source = \"people\"\nbudget = 31")
-    }) else {
+    let Some(lab) = lab(|config| config.replace("source = \"oracle\"", "source = \"people\"\nbudget = 31"))
+    else {
         return;
     };
     lab.run("data");
@@ -130,12 +131,14 @@ fn a_fork_takes_over_the_judgements_of_people() {
     std::fs::write(lab.data_dir("judged.jsonl"), judged.join("\n")).unwrap();
     let file = lab.data_dir("judged.jsonl");
     output(&lab, &["feedback", "import", file.to_str().unwrap()]);
-    let told = output(&lab, &["experiment", "fork", "lab", "--focus", "opera", "--as", "more", "--more", "3"]);
+    let told =
+        output(&lab, &["experiment", "fork", "lab", "--focus", "opera", "--as", "more", "--more", "3"]);
     assert!(told.contains("--set feedback.budget=34") && told.contains("the 9 judgements of lab"), "{told}");
     run(&lab, "more", &["--set", "feedback.budget=34"]);
     let file = lab.data_dir("data").join("judgements/more-round-0.jsonl");
     let imported: Value =
-        serde_json::from_str(&output(&lab, &["feedback", "import", "--json", file.to_str().unwrap()])).unwrap();
+        serde_json::from_str(&output(&lab, &["feedback", "import", "--json", file.to_str().unwrap()]))
+            .unwrap();
     assert_eq!(imported["imported"]["new"], 9, "{imported}");
     let verdicts = |name: &str| {
         let text = output(&lab, &["log", "export", "--table", "feedback", "--experiment", name]);

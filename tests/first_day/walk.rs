@@ -32,11 +32,7 @@ fn in_shell(folder: &Path, step: &str) -> String {
     shell.args(["-euo", "pipefail", "-c", step]).env("PATH", path).env_remove("DISSENT_DATA");
     let output = shell.current_dir(folder).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{step}\n{printed}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{step}\n{printed}\n{}", String::from_utf8_lossy(&output.stderr));
     printed
 }
 

@@ -102,12 +102,8 @@ impl RoundPairs {
             clusters.entry(prompt.prompt_id.clone()).or_insert(next);
         }
         // The focus is a choice of people: it belongs neither to the rule nor to the audit.
-        let comparisons: Vec<&RequestedComparison> = round
-            .learning()
-            .comparisons()
-            .iter()
-            .filter(|comparison| !comparison.request.is_focus)
-            .collect();
+        let comparisons: Vec<&RequestedComparison> =
+            round.learning().comparisons().iter().filter(|comparison| !comparison.request.is_focus).collect();
         let in_use: BTreeSet<usize> = comparisons
             .iter()
             .filter(|comparison| comparison.request.propensity.is_none())

@@ -69,7 +69,9 @@ fn rule(planned: Rule) -> Rule {
     match planned {
         Rule::Paper | Rule::Mean | Rule::Budget | Rule::Quantile | Rule::None => Rule::Budget,
         Rule::Gap | Rule::Discordant | Rule::All => Rule::Gap,
-        Rule::Random | Rule::Margin | Rule::EqualMargin | Rule::GapAndMargin | Rule::Doubt | Rule::Rso => planned,
+        Rule::Random | Rule::Margin | Rule::EqualMargin | Rule::GapAndMargin | Rule::Doubt | Rule::Rso => {
+            planned
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The selection of a round: pairs with a high conflict, the comparisons that judge them, and the figures of
 //! the round. The selection follows from the measured prompts, the plan and the round's number.
 
-use super::prompts::{MeasuredPrompt, Prompts};
 use super::focus::focused;
+use super::prompts::{MeasuredPrompt, Prompts};
 use std::collections::BTreeSet;
 
 use crate::analysis::mean;
@@ -56,7 +56,9 @@ impl<'a> RoundSelection<'a> {
             let draws = plan.audit_budget().unwrap_or_else(beside);
             this.audit(&conflict::audit_draws(&scored, &selected, draws, seed.wrapping_add(AUDIT_SEED)));
         }
-        if let Some(focus) = feedback.and_then(|feedback| feedback.focus.as_ref()).filter(|f| f.round == round) {
+        if let Some(focus) =
+            feedback.and_then(|feedback| feedback.focus.as_ref()).filter(|f| f.round == round)
+        {
             this.focused = focused(plan, focus, opponent, &this.measured, &left_out, &this.asked(), seed);
         }
         this
@@ -119,15 +121,17 @@ impl<'a> RoundSelection<'a> {
         let focused =
             self.focused.iter().map(|(place, comparison)| (&self.measured[*place], *comparison, None, true));
         let all = by_prompt.chain(focused);
-        (0_u32..).zip(all).map(move |(number, (prompt, comparison, propensity, is_focus))| FeedbackRequested {
-            round: self.round,
-            comparison: number,
-            prompt_id: prompt.prompt_id.clone(),
-            prompt_index: prompt.index,
-            first: completion(comparison.first),
-            second: completion(comparison.second),
-            propensity,
-            is_focus,
+        (0_u32..).zip(all).map(move |(number, (prompt, comparison, propensity, is_focus))| {
+            FeedbackRequested {
+                round: self.round,
+                comparison: number,
+                prompt_id: prompt.prompt_id.clone(),
+                prompt_index: prompt.index,
+                first: completion(comparison.first),
+                second: completion(comparison.second),
+                propensity,
+                is_focus,
+            }
         })
     }
 

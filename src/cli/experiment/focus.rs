@@ -45,7 +45,11 @@ impl FocusArgs {
     ///
     /// # Errors
     /// If no topic or category has this name, or several topics have it, or the log cannot be read.
-    pub(super) fn find(&self, log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<Focus>> {
+    pub(super) fn find(
+        &self,
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+    ) -> anyhow::Result<Option<Focus>> {
         let Some(name) = &self.focus else { return Ok(None) };
         let data = ReportData::from_log(log, experiment, None)?;
         let of_category: BTreeSet<PromptId> = data
@@ -69,7 +73,11 @@ impl FocusArgs {
     ///
     /// # Errors
     /// If the log cannot be read.
-    pub(super) fn position(&self, log: &dyn EventLog, experiment: &ExperimentId) -> anyhow::Result<Option<u64>> {
+    pub(super) fn position(
+        &self,
+        log: &dyn EventLog,
+        experiment: &ExperimentId,
+    ) -> anyhow::Result<Option<u64>> {
         if !self.is_given() {
             return Ok(None);
         }
@@ -102,7 +110,9 @@ impl Focus {
             return Err(BadInput(reason).into());
         }
         let Some(LearningPlan { feedback, .. }) = plan.learning.as_deref_mut() else {
-            return Err(BadInput(format!("--focus: experiment {name} asks nobody: it has no [feedback]")).into());
+            return Err(
+                BadInput(format!("--focus: experiment {name} asks nobody: it has no [feedback]")).into()
+            );
         };
         feedback.budget = feedback.budget.map(|budget| budget + self.pairs * u64::from(feedback.overlap));
         let Self { topic, prompts, pairs } = self.clone();
@@ -124,7 +134,8 @@ fn topic<'a>(topics: &'a [TopicRow], name: &str, data: &ReportData) -> Result<&'
         .map(|word| word.trim().to_lowercase())
         .filter(|word| !word.is_empty())
         .collect();
-    let has_all = |topic: &&TopicRow| !wanted.is_empty() && wanted.iter().all(|word| topic.words.contains(word));
+    let has_all =
+        |topic: &&TopicRow| !wanted.is_empty() && wanted.iter().all(|word| topic.words.contains(word));
     let found: Vec<&TopicRow> = topics.iter().filter(has_all).collect();
     let names = |topics: &[&TopicRow]| {
         let names: Vec<String> = topics.iter().map(|topic| format!("`{}`", topic.words.join(", "))).collect();

@@ -197,7 +197,9 @@ impl Fork<'_> {
     /// Writes the judgements that a fork with a focus can take over from its origin.
     fn judgements(&self, plan: &Plan, data_dir: &Path) -> anyhow::Result<Option<(PathBuf, usize)>> {
         let focus = plan.learning.as_ref().and_then(|learning| learning.feedback.focus.as_ref());
-        let Some(round) = focus.filter(|_| self.focus.is_some()).map(|focus| focus.round) else { return Ok(None) };
+        let Some(round) = focus.filter(|_| self.focus.is_some()).map(|focus| focus.round) else {
+            return Ok(None);
+        };
         let Some(was) = recorded_plan(self.log, self.origin)? else { return Ok(None) };
         carried::write(self.log, (self.origin, &was), plan, round, data_dir)
     }

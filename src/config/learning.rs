@@ -23,7 +23,8 @@ use crate::dataset::{Format, Preferred, ReadOptions};
 pub struct FeedbackConfig {
     /// `oracle`: the gold reward judges. `people`: annotators judge, through `dissent feedback`.
     pub source: FeedbackSource,
-    /// The choice of the completion that a selected one is compared with: `conflict`, `margin` or `random`.
+    /// The choice of the completion that a selected one is compared with: `conflict`, `margin`, `matched` or
+    /// `random`.
     #[serde(default)]
     pub opponent: Opponent,
     /// Judgements per comparison.

@@ -19,7 +19,7 @@ import sys
 # The compared pairs of a question of Fine-Grained RLHF, in the order of the file.
 COMPARED = list(itertools.combinations(range(4), 2))
 # Words of a completion and of its passages.
-WORDS, PASSAGE_WORDS = 80, 100
+WORDS, PASSAGE_WORDS = 60, 60
 # Arguments that are compared with each other: a topic has about 33, and is divided.
 GROUP = 8
 

@@ -65,7 +65,7 @@ pub(super) fn plan(
     let refined = |adapter: Option<&LoraSettings>| learning.refinement.hyperparameters(seed, adapter);
     let tuned = |adapter: Option<&LoraSettings>| learning.tuning.hyperparameters(seed, adapter);
     let plan = LearningPlan {
-        feedback: learning.feedback.plan(kept.audit, kept.degenerate),
+        feedback: learning.feedback.plan(kept.opponent, kept.audit, kept.degenerate),
         refinement: RefinementPlan {
             original: original(learning.refinement, artifacts)?,
             hyperparameters: training_settings("refinement", "reward", &models.reward, refined)?,

@@ -76,14 +76,14 @@ pub struct ArmsResult {
     pub before: [Option<Interval>; 2],
     /// Every rule at every budget, in the order of the configuration.
     pub points: Vec<Point>,
-    /// Every conflict rule against every baseline at the same budget, and every other opponent of a rule against
-    /// its default one.
+    /// Every conflict rule against every baseline at the same budget, and every other opponent of a rule
+    /// against its default one.
     #[serde(rename = "contests")]
     pub comparisons: Vec<RuleComparison>,
     /// The rules as predictors of the proxy's errors; `None` unless an arm judged every pair of completions.
     pub predictions: Option<Predictions>,
-    /// The opponents of selected completions by the proxy's errors that they find; `None` unless an arm judged
-    /// every pair of completions.
+    /// The opponents of selected completions by the proxy's errors that they find; `None` unless an arm
+    /// judged every pair of completions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opponents: Option<OpponentTable>,
 }
@@ -137,8 +137,8 @@ impl ArmsResult {
         lines
     }
 
-    /// States whether SHF-CAS won, lost or tied, one sentence per baseline and figure. Then states the same of
-    /// other opponents against the default one.
+    /// States whether SHF-CAS won, lost or tied, one sentence per baseline and figure. Then states the same
+    /// of other opponents against the default one.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {
         let against = |over: Rule| {
@@ -180,8 +180,8 @@ impl ArmKey {
         Self { rule: arm.rule, opponent: arm.opponent, budget: arm.budget }
     }
 
-    /// Whether this arm is compared with the other one: a conflict rule with a baseline at the same budget, or
-    /// another opponent of a rule with the default one.
+    /// Whether this arm is compared with the other one: a conflict rule with a baseline at the same budget,
+    /// or another opponent of a rule with the default one.
     fn is_compared_with(self, other: Self) -> bool {
         let is_baseline = !self.rule.is_baseline()
             && other.rule.is_baseline()

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_lower_index_wins_at_equal_distances() {
-        // The nearer half of the two others is one: the lower index is nearer. Of three it is two, of equal PACS.
+        // The nearer half of two others is one: the lower index. Of three it is two, of equal PACS.
         assert_eq!(opponent_of(Opponent::Matched, 0, &[0.0, 1.0, 2.0], &[0.0, 1.0, -1.0]), Some(1));
         assert_eq!(
             opponent_of(Opponent::Matched, 0, &[0.0, 1.0, -1.0, 5.0], &[0.0, 1.0, -1.0, 9.0]),

@@ -91,7 +91,7 @@ fn a_tie_is_a_label_that_finds_no_error() {
     let table = evaluate(&[sample], LogprobKind::Sum, IntervalMethod::Bootstrap, 0).unwrap();
     let at_half =
         table.rows.iter().find(|row| row.opponent == Opponent::Conflict && row.share > 0.4).unwrap();
-    // Of 15 completions 8 are selected: 0 and 4 of three prompts, which ask about (0, 4), and 3 of two prompts.
+    // Of 15 completions 8 are selected: 0 and 4 of three prompts, which ask about (0, 4), and 3 of two.
     assert!((at_half.ties.unwrap() - 0.6).abs() < 1e-12, "{at_half:?}");
     assert!((at_half.errors_per_label.unwrap().mean - 0.4).abs() < 1e-12);
     assert!((at_half.errors_per_preference.unwrap().mean - 1.0).abs() < 1e-12);

@@ -15,6 +15,7 @@ mod layering;
 mod lift;
 mod memory;
 mod operator;
+mod opponents;
 mod pages;
 mod past;
 mod people;

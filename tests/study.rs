@@ -172,7 +172,66 @@ fn a_labelled_study_compares_every_rule_with_the_judgements() {
         page.starts_with("<!DOCTYPE html>") && page.matches("<svg class=\"chart\"").count() == 2,
         "two charts"
     );
-    assert!(study.report("labelled", "md").contains("| ensemble variance |"));
+    let table = study.report("labelled", "md");
+    assert!(table.contains("| ensemble variance |") && table.contains("| 25 % | matched |"), "{table}");
+    assert!(page.contains("Which opponent finds the most errors"));
+    assert_opponents(&report["labelled"]["opponents"]);
+}
+
+/// Checks a table of opponents: four at three shares for two kinds of log-probability.
+fn assert_opponents(table: &Value) {
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 24, "{table}");
+    for row in rows {
+        assert!(row["labels"].as_f64().unwrap() > 0.0, "{row}");
+        let differences = row["differences"].as_array().unwrap();
+        assert!(differences.iter().all(|difference| difference["over"] != row["opponent"]), "{row}");
+        for difference in differences {
+            assert_result_follows(&difference["errors_per_label"], difference["result"].as_str().unwrap());
+        }
+    }
+}
+
+#[test]
+fn json_lines_of_the_same_judgements_give_the_same_result() {
+    let Some(study) = labelled_study() else { return };
+    study.run();
+    let expected = study.json("labelled");
+    let entries: Vec<Value> = serde_json::from_str(&labelled(30)).unwrap();
+    let pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+    let line = |entry: &Value| {
+        let (mut preferences, mut ties) = (Vec::new(), Vec::new());
+        for (&(first, second), preference) in pairs.iter().zip(entry["preference"].as_array().unwrap()) {
+            match preference.as_u64().unwrap() {
+                1 => preferences.push([first, second]),
+                2 => preferences.push([second, first]),
+                _ => ties.push([first, second]),
+            }
+        }
+        let completion =
+            |place: usize| entry[format!("prediction {place}")].as_str().unwrap().trim().to_owned();
+        let row = serde_json::json!({
+            "prompt": entry["question"], "passages": "w2: w3 w4 w6",
+            "completions": [completion(1), completion(2), completion(3), completion(4)],
+            "preferences": preferences, "ties": ties,
+        });
+        format!("{row}\n")
+    };
+    let file = study.folder.path().join("labelled.jsonl");
+    std::fs::write(&file, entries.iter().map(line).collect::<String>()).unwrap();
+    let mut command = study.command();
+    command.arg("--labelled").arg(&file);
+    succeeded(command);
+    let found = study.json("labelled");
+    assert_eq!(found["labelled"]["source"], "labelled.jsonl");
+    assert_eq!(found["labelled"]["predictions"], expected["labelled"]["predictions"]);
+    assert_eq!(found["labelled"]["opponents"], expected["labelled"]["opponents"]);
+    std::fs::write(&file, "{\"prompt\": \"p\", \"completions\": [\"a\"], \"scores\": [1]}\n").unwrap();
+    let mut command = study.command();
+    let output = command.arg("--labelled").arg(&file).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("labelled.jsonl: line 1: completions has 1 entries"), "{stderr}");
 }
 
 #[test]
@@ -203,7 +262,7 @@ fn a_study_without_its_labelled_data_names_their_source() {
     assert!(stderr.contains("allenai/FineGrainedRLHF") && stderr.contains("--labelled"), "{stderr}");
 }
 
-/// Full feedback and a random selection, two seeds each.
+/// Full feedback, a random selection, and a selection by |PACS| with two opponents; two seeds each.
 fn arms_config() -> String {
     format!(
         r#"
@@ -216,6 +275,13 @@ fn arms_config() -> String {
         [[arm]]
         rule = "random"
         budgets = [4]
+        [[arm]]
+        rule = "budget"
+        budgets = [4]
+        [[arm]]
+        rule = "budget"
+        budgets = [4]
+        opponent = "matched"
         [experiment]
         rounds = 1
         [prompts]
@@ -285,13 +351,13 @@ pub(crate) fn arms_study() -> Option<Study> {
 }
 
 #[test]
-fn two_rules_and_two_seeds_make_four_experiments_and_one_report() {
+fn four_arms_and_two_seeds_make_eight_experiments_and_one_report() {
     let Some(study) = arms_study() else { return };
     study.run();
     let report = study.json("arms");
     let points = report["arms"]["points"].as_array().unwrap();
-    assert_eq!(points.len(), 2);
-    for (point, rule) in points.iter().zip(["all", "random"]) {
+    assert_eq!(points.len(), 4);
+    for (point, rule) in points.iter().zip(["all", "random", "budget", "budget"]) {
         assert_eq!((point["rule"].as_str(), point["seeds"].as_u64()), (Some(rule), Some(2)));
         assert!(point["gold"]["mean"].as_f64().is_some(), "{point}");
     }
@@ -315,6 +381,30 @@ fn two_rules_and_two_seeds_make_four_experiments_and_one_report() {
     let predictions = &report["arms"]["predictions"];
     assert_eq!(predictions["samples"], 2, "one for each seed of the arm that judges every pair");
     assert!(study.report("arms", "html").contains("<svg"));
+    assert_opponents(&report["arms"]["opponents"]);
+    assert!(points[2].get("opponent").is_none() && points[3]["opponent"] == "matched", "{points:?}");
+    let contests = report["arms"]["contests"].as_array().unwrap();
+    assert!(contests.iter().any(|contest| contest["opponent"] == "matched" && contest["over"] == "budget"));
+    assert!(study.report("arms", "md").contains("| budget, opponent matched | 4 | 2 |"));
+}
+
+#[test]
+fn an_outcome_without_ties_is_read_from_its_log_again() {
+    let Some(study) = arms_study() else { return };
+    study.run();
+    let report = study.report("arms", "json");
+    let outcomes = study.written("arms").into_keys();
+    let all: Vec<PathBuf> = outcomes
+        .filter(|path| path.ends_with("outcome.json") && path.to_string_lossy().contains("arms-all"))
+        .collect();
+    assert_eq!(all.len(), 2);
+    for path in all {
+        let mut outcome: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        outcome["judged"].as_object_mut().unwrap().remove("ties").unwrap();
+        std::fs::write(&path, outcome.to_string()).unwrap();
+    }
+    study.run();
+    assert_eq!(study.report("arms", "json"), report);
 }
 
 #[test]

@@ -45,8 +45,8 @@ Configuration (* marks required keys; relative paths start at the folder of the 
   [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
 
 With [feedback] a round continues: the selected pairs are judged, the reward model is refined, the policy is tuned and evaluated:
-  [feedback]    source* = \"oracle\" (needs [gold]) or \"people\", opponent = \"conflict\", \"margin\" or \"random\", overlap = 1,
-                budget
+  [feedback]    source* = \"oracle\" (needs [gold]) or \"people\", opponent = \"conflict\", \"margin\", \"matched\" or \"random\",
+                overlap = 1, budget
   [gold]        kind* = \"sentiment\"; \"answers\" with path*: JSON Lines of {\"prompt_id\", \"answer\"}; or \"model\" with path*,
                 layers, adapter, template = \"chat\", score = \"reward\" or \"cost\", label or weights as in [reward]
   [refinement]  data (the original preferences), format, preferred, and the keys of a training

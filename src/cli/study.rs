@@ -27,7 +27,8 @@ The sections of the configuration decide between two kinds of study (* marks req
   [study]     name*, seed = 0, data_dir, and for experiments: seeds*, parallel = 1
 
   On completions that people have already compared: how soon does each rule find the proxy's errors?
-  [labelled]  path*, held_out*, logprob = \"sum\" or \"mean\"
+  [labelled]  path* (JSON Lines, see Formats in the book, or the feedback of Fine-Grained RLHF), held_out*,
+              logprob = \"sum\" or \"mean\"
   [policy]    path*, adapter, template*, prompt* (a text with {question}, and optionally {passages})
   [proxy]     path*, layers, template*, prompt*, and either adapter, or: members = 1, pairs*, and [proxy.training]
   [runtime]   as for `dissent run`

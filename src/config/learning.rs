@@ -23,9 +23,9 @@ use crate::dataset::{Format, Preferred, ReadOptions};
 pub struct FeedbackConfig {
     /// `oracle`: the gold reward judges. `people`: annotators judge, through `dissent feedback`.
     pub source: FeedbackSource,
-    /// The choice of the completion that a selected one is compared with: `conflict`, `margin` or `random`.
-    #[serde(default)]
-    pub opponent: Opponent,
+    /// The choice of the completion that a selected one is compared with: `conflict`, `margin`, `matched` or
+    /// `random`. Omitted: `conflict`, or what the experiment began with.
+    pub opponent: Option<Opponent>,
     /// Judgements per comparison.
     #[serde(default = "one")]
     pub overlap: u32,
@@ -44,13 +44,16 @@ fn one() -> u32 {
 }
 
 impl FeedbackConfig {
-    /// Returns the settings as the plan records them; `audit` and `degenerate` are those that this section
-    /// does not name.
+    /// The opponent of an experiment that names none.
+    pub const OPPONENT: Opponent = Opponent::Conflict;
+
+    /// Returns the settings as the plan records them; `opponent`, `audit` and `degenerate` are those that this
+    /// section does not name.
     #[must_use]
-    pub fn plan(&self, audit: f64, degenerate: DegenerateCompletions) -> FeedbackPlan {
+    pub fn plan(&self, opponent: Opponent, audit: f64, degenerate: DegenerateCompletions) -> FeedbackPlan {
         FeedbackPlan {
             source: self.source,
-            opponent: self.opponent,
+            opponent: self.opponent.unwrap_or(opponent),
             overlap: self.overlap,
             budget: self.budget,
             audit: self.audit.unwrap_or(audit),

@@ -1,6 +1,7 @@
 //! Settings that no configuration needs to name. An experiment keeps those that it began with.
 
 use anyhow::Context as _;
+use dissent_domain::feedback::Opponent;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::{DegenerateCompletions, FeedbackPlan, FocusPlan, Plan};
@@ -8,6 +9,7 @@ use dissent_models::ModelError;
 use dissent_models::checkpoint::ReadingRules;
 
 use super::plan_check::recorded_plan;
+use crate::config::FeedbackConfig;
 
 /// The settings of an experiment that has begun, or the defaults of a new one.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,8 @@ pub struct KeptSettings {
     pub reading: ReadingRules,
     /// The name in the seeds of samples; `None`: the name of the experiment.
     pub sampling_key: Option<String>,
+    /// The opponent of a configuration that names none.
+    pub opponent: Opponent,
     /// The audit share of a configuration that names none.
     pub audit: f64,
     /// What happens to degenerate completions where a configuration does not say it.
@@ -29,6 +33,7 @@ impl Default for KeptSettings {
         Self {
             reading: ReadingRules::default(),
             sampling_key: Some(Plan::SAMPLING_KEY.to_owned()),
+            opponent: FeedbackConfig::OPPONENT,
             audit: FeedbackPlan::AUDIT,
             degenerate: DegenerateCompletions::Skip,
             focus: None,
@@ -46,6 +51,7 @@ impl KeptSettings {
         Ok(Self {
             reading: ReadingRules::try_from(plan.reading_rules)?,
             sampling_key: plan.sampling_key.clone(),
+            opponent: plan.learning.as_ref().map(|learning| learning.feedback.opponent).unwrap_or_default(),
             audit: plan.learning.as_ref().map_or(0.0, |learning| learning.feedback.audit),
             degenerate: plan
                 .learning
@@ -100,6 +106,7 @@ mod tests {
         let first = KeptSettings {
             reading: ReadingRules::V1,
             sampling_key: None,
+            opponent: Opponent::Conflict,
             audit: 0.0,
             degenerate: DegenerateCompletions::Ask,
             focus: None,

@@ -67,7 +67,7 @@ pub(super) fn plan(
     let plan = LearningPlan {
         feedback: FeedbackPlan {
             focus: kept.focus.clone(),
-            ..learning.feedback.plan(kept.audit, kept.degenerate)
+            ..learning.feedback.plan(kept.opponent, kept.audit, kept.degenerate)
         },
         refinement: RefinementPlan {
             original: original(learning.refinement, artifacts)?,

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 
 use dissent_domain::analysis::{ComparisonResult, Interval, t_interval};
 use dissent_domain::conflict::Rule;
+use dissent_domain::feedback::Opponent;
 use serde::Serialize;
 
 pub use outcome::{ArmOutcome, JudgedRound};
 pub use plan::{Arm, ArmConfig, ArmsConfig};
 pub use run::run;
 
+use super::opponents::OpponentTable;
 use super::prediction::Predictions;
 use super::report::line::Line;
 use super::verdict::{interval, listed};
@@ -24,6 +26,9 @@ use super::verdict::{interval, listed};
 pub struct Point {
     /// The rule.
     pub rule: Rule,
+    /// The opponent of a selected completion, if it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opponent: Option<Opponent>,
     /// The budget; `None` for the rules `none` and `all`.
     pub budget: Option<u64>,
     /// The number of seeds.
@@ -40,12 +45,15 @@ pub struct Point {
     pub kl: Option<Interval>,
 }
 
-/// The differences between two rules at the same budget, paired by seed.
+/// The differences between two rules at the same budget, or between two opponents of a rule, paired by seed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RuleComparison {
     /// The rule.
     pub rule: Rule,
-    /// The baseline.
+    /// The opponent of the rule, if it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opponent: Option<Opponent>,
+    /// The baseline; the rule itself, with its default opponent, in a comparison of opponents.
     pub over: Rule,
     /// The budget of both; `None` against `none` or `all`.
     pub budget: Option<u64>,
@@ -68,21 +76,30 @@ pub struct ArmsResult {
     pub before: [Option<Interval>; 2],
     /// Every rule at every budget, in the order of the configuration.
     pub points: Vec<Point>,
-    /// Every conflict rule against every baseline at the same budget.
+    /// Every conflict rule against every baseline at the same budget, and every other opponent of a rule
+    /// against its default one.
     #[serde(rename = "contests")]
     pub comparisons: Vec<RuleComparison>,
     /// The rules as predictors of the proxy's errors; `None` unless an arm judged every pair of completions.
     pub predictions: Option<Predictions>,
+    /// The opponents of selected completions by the proxy's errors that they find; `None` unless an arm
+    /// judged every pair of completions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opponents: Option<OpponentTable>,
 }
 
 impl ArmsResult {
     /// Computes the result from the outcomes of all arms, in the order of the configuration.
     #[must_use]
-    pub fn of(outcomes: &[(Arm, ArmOutcome)], predictions: Option<Predictions>) -> Self {
-        let mut order: Vec<(Rule, Option<u64>)> = Vec::new();
+    pub fn of(
+        outcomes: &[(Arm, ArmOutcome)],
+        predictions: Option<Predictions>,
+        opponents: Option<OpponentTable>,
+    ) -> Self {
+        let mut order: Vec<ArmKey> = Vec::new();
         let mut by_arm: BTreeMap<usize, Vec<&(Arm, ArmOutcome)>> = BTreeMap::new();
         for outcome in outcomes {
-            let key = (outcome.0.rule, outcome.0.budget);
+            let key = ArmKey::of(&outcome.0);
             let index = order.iter().position(|other| *other == key).unwrap_or_else(|| {
                 order.push(key);
                 order.len() - 1
@@ -98,6 +115,7 @@ impl ArmsResult {
             points,
             comparisons: comparisons(&order, &by_arm),
             predictions,
+            opponents,
         }
     }
 
@@ -106,9 +124,9 @@ impl ArmsResult {
         let mut lines: Vec<Line> = Vec::new();
         for point in &self.points {
             let Some(interval) = figure(point) else { continue };
-            let name = point.rule.name();
+            let name = label(point.rule, point.opponent);
             let index = lines.iter().position(|line| line.name == name).unwrap_or_else(|| {
-                lines.push(Line { name: name.to_owned(), points: Vec::new() });
+                lines.push(Line { name, points: Vec::new() });
                 lines.len() - 1
             });
             lines[index].points.push((point.labels, interval));
@@ -119,27 +137,64 @@ impl ArmsResult {
         lines
     }
 
-    /// States whether SHF-CAS won, lost or tied, one sentence per baseline and figure.
+    /// States whether SHF-CAS won, lost or tied, one sentence per baseline and figure. Then states the same
+    /// of other opponents against the default one.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {
+        let against = |over: Rule| {
+            let of = move |found: &&RuleComparison| is_shf_cas(found.rule) && found.over == over;
+            self.comparisons.iter().filter(of).collect::<Vec<_>>()
+        };
         let mut sentences = Vec::new();
         for over in [Rule::Random, Rule::Margin] {
-            let against: Vec<&RuleComparison> = self
-                .comparisons
-                .iter()
-                .filter(|comparison| is_shf_cas(comparison.rule) && comparison.over == over)
-                .collect();
-            for criterion in [Criterion::GoldReward, Criterion::Errors] {
-                let results: Vec<String> =
-                    against.iter().filter_map(|comparison| comparison.describe(criterion)).collect();
-                if !results.is_empty() {
-                    let criterion = criterion.name();
-                    sentences.push(format!("SHF-CAS against {over}, by {criterion}: {}.", listed(&results)));
-                }
-            }
+            sentences.extend(results(&against(over), &format!("SHF-CAS against {over}")));
         }
+        let opponents: Vec<&RuleComparison> =
+            self.comparisons.iter().filter(|found| found.over == found.rule).collect();
+        sentences.extend(results(&opponents, "Other opponents against the default one"));
         sentences
     }
+}
+
+/// Returns a sentence for each figure: the results of these comparisons. Figures without intervals are left
+/// out.
+fn results(comparisons: &[&RuleComparison], about: &str) -> Vec<String> {
+    let sentence = |criterion: Criterion| {
+        let results: Vec<String> = comparisons.iter().filter_map(|found| found.describe(criterion)).collect();
+        let name = criterion.name();
+        (!results.is_empty()).then(|| format!("{about}, by {name}: {}.", listed(&results)))
+    };
+    [Criterion::GoldReward, Criterion::Errors].into_iter().filter_map(sentence).collect()
+}
+
+/// What distinguishes the arms of a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ArmKey {
+    rule: Rule,
+    opponent: Option<Opponent>,
+    budget: Option<u64>,
+}
+
+impl ArmKey {
+    fn of(arm: &Arm) -> Self {
+        Self { rule: arm.rule, opponent: arm.opponent, budget: arm.budget }
+    }
+
+    /// Whether this arm is compared with the other one: a conflict rule with a baseline at the same budget,
+    /// or another opponent of a rule with the default one.
+    fn is_compared_with(self, other: Self) -> bool {
+        let is_baseline = !self.rule.is_baseline()
+            && other.rule.is_baseline()
+            && (other.budget == self.budget || other.budget.is_none() || self.budget.is_none());
+        let is_default = Self { opponent: None, ..self } == other && self.opponent.is_some();
+        is_baseline || is_default
+    }
+}
+
+/// The name of a rule with its opponent, if that is not the default.
+fn label(rule: Rule, opponent: Option<Opponent>) -> String {
+    let opponent = opponent.map(|opponent| format!(", opponent {}", opponent.name()));
+    format!("{rule}{}", opponent.unwrap_or_default())
 }
 
 /// The figure by which two rules are compared.
@@ -171,7 +226,8 @@ impl RuleComparison {
             Criterion::Errors => (self.errors?, self.errors_result?),
         };
         let budget = self.budget.map(|budget| format!(" at {budget}")).unwrap_or_default();
-        Some(format!("{} ({}{budget}: {})", result.name(), self.rule, interval(&difference)))
+        let rule = label(self.rule, self.opponent);
+        Some(format!("{} ({rule}{budget}: {})", result.name(), interval(&difference)))
     }
 }
 
@@ -182,6 +238,7 @@ fn point(of: &[&(Arm, ArmOutcome)]) -> Point {
     let labels: u64 = of.iter().map(|(_, outcome)| outcome.labels).sum();
     Point {
         rule: of[0].0.rule,
+        opponent: of[0].0.opponent,
         budget: of[0].0.budget,
         seeds: of.len(),
         labels: labels as f64 / of.len() as f64,
@@ -197,15 +254,10 @@ fn over_seeds(values: impl Iterator<Item = Option<f64>>) -> Option<Interval> {
     t_interval(&values.collect::<Option<Vec<f64>>>()?)
 }
 
-fn comparisons(
-    order: &[(Rule, Option<u64>)],
-    by_arm: &BTreeMap<usize, Vec<&(Arm, ArmOutcome)>>,
-) -> Vec<RuleComparison> {
+fn comparisons(order: &[ArmKey], by_arm: &BTreeMap<usize, Vec<&(Arm, ArmOutcome)>>) -> Vec<RuleComparison> {
     let mut found = Vec::new();
-    for (index, &(rule, budget)) in order.iter().enumerate().filter(|(_, (rule, _))| !rule.is_baseline()) {
-        for (other, &(over, _)) in order.iter().enumerate().filter(|(_, (over, of))| {
-            over.is_baseline() && (*of == budget || of.is_none() || budget.is_none())
-        }) {
+    for (index, &key) in order.iter().enumerate() {
+        for (other, over) in order.iter().enumerate().filter(|(_, over)| key.is_compared_with(**over)) {
             let (Some(one), Some(other)) = (by_arm.get(&index), by_arm.get(&other)) else { continue };
             let difference = |of: fn(&ArmOutcome) -> Option<f64>| paired(one, other, of);
             let gold = difference(|outcome| outcome.gold);
@@ -217,9 +269,10 @@ fn comparisons(
                 n: errors.n,
             };
             found.push(RuleComparison {
-                rule,
-                over,
-                budget,
+                rule: key.rule,
+                opponent: key.opponent,
+                over: over.rule,
+                budget: key.budget,
                 gold,
                 gold_result: gold.map(|gold| ComparisonResult::of(&gold)),
                 errors,

@@ -7,6 +7,7 @@
 pub mod arms;
 pub mod config;
 pub mod labelled;
+pub mod opponents;
 mod path_keys;
 pub mod prediction;
 pub mod preparation;
@@ -24,6 +25,7 @@ use dissent_domain::conflict::{LogprobKind, PairScore};
 use arms::{Arm, ArmOutcome, ArmsConfig, ArmsResult};
 use config::{StudyConfig, Subject};
 use labelled::{LabelledConfig, LabelledResult};
+use opponents::{AskedSample, OpponentTable};
 use prediction::{IntervalMethod, Predictions, Predictor, Sample, evaluate};
 use report::{SCHEMA, StudyReport};
 use step_cache::StepCache;
@@ -56,8 +58,12 @@ pub fn run(
             }
             let arms = of.arms(config.study.name.as_str(), &prepared)?;
             let outcomes = arms::run(&arms, data_dir, config.study.parallel, &models.cancel, progress)?;
-            let result = ArmsResult::of(&outcomes, predictions(&outcomes, of, seed)?);
-            (None, Some(result), arms_method(of, config.study.parallel))
+            let (predictions, opponents) =
+                (predictions(&outcomes, of, seed)?, opponents(&outcomes, of, seed)?);
+            let mut method = arms_method(of, config.study.parallel);
+            method.extend(opponents.is_some().then(|| OPPONENTS.to_owned()));
+            let result = ArmsResult::of(&outcomes, predictions, opponents);
+            (None, Some(result), method)
         }
     };
     Ok(StudyReport {
@@ -89,6 +95,25 @@ fn predictions(
     Ok((!samples.is_empty()).then(|| evaluate(&samples, &predictors, kind, IntervalMethod::StudentT, seed)))
 }
 
+/// Compares the opponents of selected completions. Returns `None` unless an arm judged every pair of
+/// completions.
+fn opponents(
+    outcomes: &[(Arm, ArmOutcome)],
+    config: &ArmsConfig,
+    seed: u64,
+) -> anyhow::Result<Option<OpponentTable>> {
+    let kind = config.logprob();
+    let judged = outcomes.iter().filter_map(|(_, outcome)| outcome.judged.as_ref());
+    let samples: Vec<AskedSample> = judged
+        .map(|round| AskedSample::new(&round.prompts(), &round.judged_pairs(), kind))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(opponents::evaluate(&samples, kind, IntervalMethod::StudentT, seed))
+}
+
+/// The method of the comparison of opponents.
+const OPPONENTS: &str = "For the comparison of opponents, 10, 25 or 50 % of all completions are selected by |PACS|. An opponent is \
+     chosen among the completions with which the selected one was compared. The random opponent is the mean over 16 draws.";
+
 fn labelled_method(config: &LabelledConfig, result: &LabelledResult) -> Vec<String> {
     let kind = match result.logprob {
         LogprobKind::Sum => "the sum over the tokens of a completion",
@@ -116,6 +141,7 @@ fn labelled_method(config: &LabelledConfig, result: &LabelledResult) -> Vec<Stri
         "A preference pair is an error if the proxy does not rate the preferred completion higher. Ties are excluded. The rules see \
          rewards and log-probabilities only."
             .to_owned(),
+        OPPONENTS.to_owned(),
         "Intervals are 95 % bootstrap intervals over questions, of the mean over proxies.".to_owned(),
     ]
 }
@@ -124,7 +150,7 @@ fn arms_method(config: &ArmsConfig, parallel: usize) -> Vec<String> {
     vec![
         format!(
             "Every rule is run at each of its budgets with the seeds {:?}, at most {parallel} experiments at a time. The \
-             experiments of a seed differ in rule and budget only, and begin with the same completions.",
+             experiments of a seed differ in rule, opponent and budget only, and begin with the same completions.",
             config.seeds
         ),
         "The selection sees rewards and log-probabilities only. The gold reward judges the comparisons and evaluates."

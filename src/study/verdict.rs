@@ -1,7 +1,9 @@
 //! The verdict of a study in sentences, derived from intervals and never from means.
 
 use dissent_domain::analysis::{ComparisonResult, Interval};
+use dissent_domain::feedback::Opponent;
 
+use super::opponents::{OpponentTable, VERDICT_SHARE};
 use super::prediction::{AurocComparison, Predictions};
 
 /// Returns the verdict in sentences, the comparison of conflict with the baselines first.
@@ -34,6 +36,31 @@ pub fn of_predictions(predictions: &Predictions) -> Vec<String> {
         )
     });
     sentences
+}
+
+/// Returns the comparison of the other opponents with `conflict`, in a sentence; `None` without intervals.
+#[must_use]
+pub fn of_opponents(table: &OpponentTable) -> Option<String> {
+    let kind = table.rows.first()?.logprob;
+    let rows = table.rows.iter().filter(|row| row.logprob == kind && is_verdict_share(row.share));
+    let results: Vec<String> = rows
+        .filter_map(|row| {
+            let found = row.differences.iter().find(|difference| difference.over == Opponent::Conflict)?;
+            let (name, result) = (row.opponent.name(), found.result.name());
+            Some(format!("{name} {result} ({})", interval(&found.errors_per_label)))
+        })
+        .collect();
+    (!results.is_empty()).then(|| {
+        let share = 100.0 * VERDICT_SHARE;
+        format!(
+            "By errors found a label at {share:.0} % of the completions, against the opponent conflict: {}.",
+            listed(&results)
+        )
+    })
+}
+
+fn is_verdict_share(share: f64) -> bool {
+    (share - VERDICT_SHARE).abs() < 1e-9
 }
 
 /// The name of the SHF-CAS rule.

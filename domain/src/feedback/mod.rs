@@ -40,8 +40,27 @@ pub enum Opponent {
     Conflict,
     /// The completion with the nearest reward.
     Margin,
+    /// The completion with the farthest PACS among the nearer half by reward: conflict between completions
+    /// that the proxy rates about equally. An odd number of other completions is halved upwards.
+    Matched,
     /// A random other completion.
     Random,
+}
+
+impl Opponent {
+    /// Every rule, in the order of help texts.
+    pub const ALL: [Self; 4] = [Self::Conflict, Self::Margin, Self::Matched, Self::Random];
+
+    /// The name in configuration files, plans and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Margin => "margin",
+            Self::Matched => "matched",
+            Self::Random => "random",
+        }
+    }
 }
 
 /// Two completions of a prompt, in the order of display.
@@ -63,8 +82,8 @@ impl Comparison {
 
 /// Returns the comparisons of one prompt: each selected completion with an opponent, no pair twice.
 /// Completions with the same reward and the same PACS are never compared, and those in `left_out` are no
-/// opponents. At equal distances the lower index wins. `seed` determines the order of display and the random
-/// opponents.
+/// opponents. At equal distances, of reward or of PACS, the lower index wins. `seed` determines the order of
+/// display and the random opponents.
 #[must_use]
 pub fn comparisons(
     opponent: Opponent,
@@ -81,14 +100,10 @@ pub fn comparisons(
         let others: Vec<usize> = (0..pacs.len())
             .filter(|&other| is_kept(other) && tells_apart(pacs, rewards, completion, other))
             .collect();
-        let farthest = |scores: &[f64], sign: f64| {
-            let distance = |other: usize| sign * (scores[completion] - scores[other]).abs();
-            let farther = |best, other| if distance(other) > distance(best) { other } else { best };
-            others.iter().copied().reduce(farther)
-        };
         let other = match opponent {
-            Opponent::Conflict => farthest(pacs, 1.0),
-            Opponent::Margin => farthest(rewards, -1.0),
+            Opponent::Conflict => farthest(&others, completion, pacs, 1.0),
+            Opponent::Margin => farthest(&others, completion, rewards, -1.0),
+            Opponent::Matched => farthest(&nearer_half(others, completion, rewards), completion, pacs, 1.0),
             Opponent::Random => random_opponent(&others, &mut rng),
         };
         let Some(other) = other else { continue };
@@ -103,6 +118,24 @@ pub fn comparisons(
         }
     }
     found
+}
+
+/// Returns the first of `others` with the largest distance from `completion`, or with the smallest if `sign`
+/// is -1. `scores` has shape `[N]`.
+fn farthest(others: &[usize], completion: usize, scores: &[f64], sign: f64) -> Option<usize> {
+    let distance = |other: usize| sign * (scores[completion] - scores[other]).abs();
+    let farther = |best, other| if distance(other) > distance(best) { other } else { best };
+    others.iter().copied().reduce(farther)
+}
+
+/// Returns the nearer half of `others` by reward, rounded up, in ascending order. At equal distances the
+/// lower index is nearer.
+fn nearer_half(mut others: Vec<usize>, completion: usize, rewards: &[f64]) -> Vec<usize> {
+    let distance = |other: usize| (rewards[completion] - rewards[other]).abs();
+    others.sort_by(|&one, &other| distance(one).total_cmp(&distance(other)).then(one.cmp(&other)));
+    others.truncate(others.len().div_ceil(2));
+    others.sort_unstable();
+    others
 }
 
 /// Returns the comparisons of pairs that a rule selected. `seed` determines the order of display.
@@ -195,12 +228,20 @@ impl Judgements {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The opponent of one completion.
+    fn opponent_of(opponent: Opponent, completion: usize, pacs: &[f64], rewards: &[f64]) -> Option<usize> {
+        let found = comparisons(opponent, &[completion], pacs, rewards, &[], 0);
+        found.first().map(|pair| if pair.first == completion { pair.second } else { pair.first })
+    }
 
     #[test]
     fn equal_completions_are_never_compared() {
         let (pacs, rewards) = ([2.0, 2.0, -4.0], [1.0, 1.0, 0.5]);
-        for opponent in [Opponent::Conflict, Opponent::Margin, Opponent::Random] {
+        for opponent in Opponent::ALL {
             for seed in 0..20 {
                 let found = comparisons(opponent, &[0, 1], &pacs, &rewards, &[], seed);
                 assert!(
@@ -210,5 +251,68 @@ mod tests {
             }
         }
         assert_eq!(comparisons(Opponent::Margin, &[0], &[1.0; 2], &[1.0; 2], &[], 0), []);
+    }
+
+    #[test]
+    fn the_name_of_an_opponent_is_its_name_on_the_wire() {
+        for opponent in Opponent::ALL {
+            assert_eq!(serde_json::to_value(opponent).unwrap(), opponent.name());
+        }
+    }
+
+    #[test]
+    fn a_matched_opponent_conflicts_most_among_the_nearer_half_by_reward() {
+        let rewards = [0.0, 5.0, 0.1, -0.2, 0.3, -6.0];
+        let pacs = [1.0, -9.0, 0.9, -1.0, 2.0, 9.0];
+        // The nearer half of five others is 2, 3 and 4; their PACS are 0.1, 2 and 1 away.
+        assert_eq!(opponent_of(Opponent::Matched, 0, &pacs, &rewards), Some(3));
+        assert_eq!(opponent_of(Opponent::Conflict, 0, &pacs, &rewards), Some(1));
+        assert_eq!(opponent_of(Opponent::Margin, 0, &pacs, &rewards), Some(2));
+    }
+
+    #[test]
+    fn a_matched_opponent_is_not_left_out() {
+        let (rewards, pacs) = ([0.0, 0.1, 0.2, 3.0], [0.0, 5.0, 1.0, 9.0]);
+        let found = comparisons(Opponent::Matched, &[0], &pacs, &rewards, &[false, true, false, false], 0);
+        // Two others remain, so the nearer half is one.
+        assert_eq!((found[0].first.min(found[0].second), found[0].first.max(found[0].second)), (0, 2));
+    }
+
+    #[test]
+    fn the_lower_index_wins_at_equal_distances() {
+        // The nearer half of two others is one: the lower index. Of three it is two, of equal PACS.
+        assert_eq!(opponent_of(Opponent::Matched, 0, &[0.0, 1.0, 2.0], &[0.0, 1.0, -1.0]), Some(1));
+        assert_eq!(
+            opponent_of(Opponent::Matched, 0, &[0.0, 1.0, -1.0, 5.0], &[0.0, 1.0, -1.0, 9.0]),
+            Some(1)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_matched_opponent_lies_between_margin_and_conflict(
+            scores in prop::collection::vec((-3.0..3.0_f64, -3.0..3.0_f64), 2..9), seed in 0..9_u64,
+        ) {
+            let (pacs, rewards): (Vec<f64>, Vec<f64>) = scores.iter().copied().unzip();
+            let selected: Vec<usize> = (0..pacs.len()).collect();
+            for &completion in &selected {
+                let other = |opponent| opponent_of(opponent, completion, &pacs, &rewards).unwrap();
+                let margin = |other: usize| (rewards[completion] - rewards[other]).abs();
+                let gap = |other: usize| (pacs[completion] - pacs[other]).abs();
+                let matched = other(Opponent::Matched);
+                let nearer = (0..pacs.len()).filter(|&at| at != completion && margin(at) < margin(matched));
+                prop_assert!(nearer.count() < (pacs.len() - 1).div_ceil(2));
+                prop_assert!(gap(matched) <= gap(other(Opponent::Conflict)));
+                prop_assert!(gap(matched) >= gap(other(Opponent::Margin)));
+                prop_assert!(margin(matched) >= margin(other(Opponent::Margin)));
+            }
+            let found = comparisons(Opponent::Matched, &selected, &pacs, &rewards, &[], seed);
+            prop_assert_eq!(&found, &comparisons(Opponent::Matched, &selected, &pacs, &rewards, &[], seed));
+            let mut pairs: Vec<[usize; 2]> =
+                found.iter().map(|pair| [pair.first.min(pair.second), pair.first.max(pair.second)]).collect();
+            pairs.sort_unstable();
+            pairs.dedup();
+            prop_assert_eq!(pairs.len(), found.len());
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Schemas of the sections about learning.
 
+use dissent_domain::feedback::Opponent;
 use serde_json::{Map, Value, json};
 
 use super::values::{
@@ -12,7 +13,7 @@ pub(super) fn feedback() -> Value {
     let keys = json!({
         "source": about(one_of(&["oracle", "people"]), "oracle: the gold reward judges. people: annotators judge."),
         "opponent": about(
-            one_of(&["conflict", "margin", "random"]),
+            one_of(&Opponent::ALL.map(Opponent::name)),
             "The completion that a selected one is compared with.",
         ),
         "overlap": about(at_least(1), "Judgements per comparison."),

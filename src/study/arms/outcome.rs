@@ -10,6 +10,7 @@ use dissent_domain::feedback::Verdict;
 use dissent_domain::id::PromptId;
 use serde::{Deserialize, Serialize};
 
+use crate::study::opponents::JudgedPair;
 use crate::study::prediction::{LabelledPair, ScoredPrompt};
 
 /// The outcome of an experiment.
@@ -44,6 +45,10 @@ pub struct JudgedRound {
     prompts: Vec<(Vec<f64>, Vec<f64>, Vec<usize>)>,
     /// Indices of the prompt, of the preferred completion and of the other one.
     pairs: Vec<(usize, usize, usize)>,
+    /// Indices of the prompt and of two completions of which neither is preferred. `None` in outcomes that an
+    /// older program wrote.
+    #[serde(default)]
+    ties: Option<Vec<(usize, usize, usize)>>,
 }
 
 impl ArmOutcome {
@@ -156,20 +161,19 @@ impl Fold {
                 (of.rewards.clone(), of.logprobs.clone(), of.tokens.clone())
             })
         };
-        let pair = |(comparison, verdict): &(u32, Verdict)| {
-            let requested = self.comparisons.iter().find(|e| e.comparison == *comparison)?;
-            let prompt = prompts.binary_search(&&requested.prompt_id).ok()?;
+        let (mut pairs, mut ties) = (Vec::new(), Vec::new());
+        for (comparison, verdict) in &self.verdicts {
+            let requested = self.comparisons.iter().find(|e| e.comparison == *comparison);
+            let Some(requested) = requested else { continue };
+            let Ok(prompt) = prompts.binary_search(&&requested.prompt_id) else { continue };
             let (first, second) = (requested.first as usize, requested.second as usize);
             match verdict {
-                Verdict::First => Some((prompt, first, second)),
-                Verdict::Second => Some((prompt, second, first)),
-                Verdict::Tie => None,
+                Verdict::First => pairs.push((prompt, first, second)),
+                Verdict::Second => pairs.push((prompt, second, first)),
+                Verdict::Tie => ties.push((prompt, first, second)),
             }
-        };
-        JudgedRound {
-            prompts: prompts.iter().map(scores).collect(),
-            pairs: self.verdicts.iter().filter_map(pair).collect(),
         }
+        JudgedRound { prompts: prompts.iter().map(scores).collect(), pairs, ties: Some(ties) }
     }
 }
 
@@ -184,6 +188,27 @@ impl JudgedRound {
             ensemble: Vec::new(),
         };
         self.prompts.iter().map(scored).collect()
+    }
+
+    /// Whether the ties are known. The outcome of an older program lacks them; the log of the experiment has
+    /// them.
+    #[must_use]
+    pub fn has_ties(&self) -> bool {
+        self.ties.is_some()
+    }
+
+    /// Returns the judged pairs of completions, ties included.
+    #[must_use]
+    pub fn judged_pairs(&self) -> Vec<JudgedPair> {
+        let judged = |verdict: Verdict| {
+            move |&(prompt, first, second): &(usize, usize, usize)| JudgedPair {
+                prompt,
+                completions: [first, second],
+                verdict,
+            }
+        };
+        let preferred = self.pairs.iter().map(judged(Verdict::First));
+        preferred.chain(self.ties.iter().flatten().map(judged(Verdict::Tie))).collect()
     }
 
     /// Returns the pairs of completions with a preference.

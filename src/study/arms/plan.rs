@@ -34,7 +34,8 @@ pub struct ArmConfig {
     #[serde(default)]
     pub budgets: Vec<u64>,
     /// The opponent of a selected completion in its comparison. Default: `random` for the rule `random`,
-    /// `conflict` for the others. Rules that select pairs of completions ignore it.
+    /// `conflict` for the others. Another one is part of the arm's name. Rules that select pairs of
+    /// completions ignore it.
     pub opponent: Option<Opponent>,
 }
 
@@ -45,6 +46,8 @@ pub struct Arm {
     pub rule: Rule,
     /// The budget.
     pub budget: Option<u64>,
+    /// The opponent of a selected completion; `None`: the default of the rule, or a rule that selects pairs.
+    pub opponent: Option<Opponent>,
     /// The seed.
     pub seed: u64,
     /// The unique name of the arm.
@@ -106,8 +109,12 @@ fn experiment(
     budget: Option<u64>,
     seed: u64,
 ) -> anyhow::Result<Arm> {
+    let default = if arm.rule == Rule::Random { Opponent::Random } else { Opponent::Conflict };
+    let has_opponent = !arm.rule.selects_pairs() && base.contains_key("feedback");
+    let opponent = arm.opponent.filter(|opponent| has_opponent && *opponent != default);
+    let opponent_name = opponent.map(|opponent| format!("-{}", opponent.name())).unwrap_or_default();
     let budget_name = budget.map(|budget| format!("-{budget}")).unwrap_or_default();
-    let name = format!("{study}-{}{budget_name}-seed{seed}", arm.rule);
+    let name = format!("{study}-{}{opponent_name}{budget_name}-seed{seed}", arm.rule);
     let common = format!("{study}-seed{seed}");
     let mut config = base.clone();
     let experiment = section(&mut config, "experiment")?;
@@ -118,16 +125,23 @@ fn experiment(
     if let Some(budget) = budget {
         conflict.insert("budget".to_owned(), Value::Integer(i64::try_from(budget)?));
     }
-    if !arm.rule.selects_pairs() && config.contains_key("feedback") {
-        let default = if arm.rule == Rule::Random { Opponent::Random } else { Opponent::Conflict };
-        let opponent = Value::try_from(arm.opponent.unwrap_or(default))?;
+    if has_opponent {
+        let opponent = Value::String(opponent.unwrap_or(default).name().to_owned());
         section(&mut config, "feedback")?.insert("opponent".to_owned(), opponent);
     }
     if config.contains_key("feedback") {
         // The whole budget of an arm is its rule's: the study itself draws at random.
         section(&mut config, "feedback")?.entry("audit").or_insert(Value::Float(0.0));
     }
-    Ok(Arm { rule: arm.rule, budget, seed, name, experiment: common, config: toml::to_string(&config)? })
+    Ok(Arm {
+        rule: arm.rule,
+        budget,
+        opponent,
+        seed,
+        name,
+        experiment: common,
+        config: toml::to_string(&config)?,
+    })
 }
 
 /// Replaces `prepared:…` by the paths of the prepared folders.

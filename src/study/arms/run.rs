@@ -15,7 +15,7 @@ use dissent_models::runtime::CancelFlag;
 use dissent_storage::{SledLog, SledOptions};
 
 use super::memory::MemoryBudget;
-use super::{Arm, ArmOutcome};
+use super::{Arm, ArmOutcome, JudgedRound};
 
 /// Interval of the checks for finished experiments.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub fn run(
             (seconds_each * remaining as f64 / 60.0).ceil()
         ));
     }
-    arms.iter().zip(&folders).map(|(arm, folder)| Ok((arm.clone(), folder.read_outcome()?))).collect()
+    arms.iter().zip(&folders).map(|(arm, folder)| Ok((arm.clone(), folder.read_outcome(arm)?))).collect()
 }
 
 /// Running experiments with their index. Dropping the value kills them.
@@ -158,8 +158,19 @@ impl ArmFolder {
         crate::files::write(&(serde_json::to_string(&outcome)? + "\n"), &self.outcome)
     }
 
-    fn read_outcome(&self) -> anyhow::Result<ArmOutcome> {
-        let text = fs::read_to_string(&self.outcome)?;
-        serde_json::from_str(&text).with_context(|| format!("failed to read {}", self.outcome.display()))
+    /// Reads the outcome. One of an older version is evaluated again if it lacks the ties.
+    fn read_outcome(&self, arm: &Arm) -> anyhow::Result<ArmOutcome> {
+        let read = || {
+            let text = fs::read_to_string(&self.outcome)?;
+            let outcome: ArmOutcome = serde_json::from_str(&text)
+                .with_context(|| format!("failed to read {}", self.outcome.display()))?;
+            anyhow::Ok(outcome)
+        };
+        let outcome = read()?;
+        if outcome.judged.as_ref().is_none_or(JudgedRound::has_ties) {
+            return Ok(outcome);
+        }
+        self.save_outcome(arm)?;
+        read()
     }
 }

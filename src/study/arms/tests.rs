@@ -8,6 +8,7 @@ fn arm(rule: Rule, budget: Option<u64>, seed: u64) -> Arm {
     Arm {
         rule,
         budget,
+        opponent: None,
         seed,
         name: format!("{rule}-{seed}"),
         experiment: format!("seed-{seed}"),
@@ -42,7 +43,7 @@ fn rules_are_compared_seed_by_seed() {
             ]
         })
         .collect();
-    let result = ArmsResult::of(&outcomes, None);
+    let result = ArmsResult::of(&outcomes, None, None);
     assert_eq!(result.points.len(), 3);
     assert!((result.points[0].precision.unwrap().mean - 0.4).abs() < 1e-12);
     let over_random = result.comparisons.iter().find(|found| found.over == Rule::Random).unwrap();
@@ -58,12 +59,33 @@ fn rules_are_compared_seed_by_seed() {
 }
 
 #[test]
+fn opponents_of_a_rule_are_compared_with_its_default_one() {
+    let matched = |seed: u64| Arm { opponent: Some(Opponent::Matched), ..arm(Rule::Budget, Some(40), seed) };
+    let outcomes: Vec<(Arm, ArmOutcome)> = (1..=3)
+        .flat_map(|seed| {
+            let fewer = 0.2 + 0.001 * seed as f64;
+            [(arm(Rule::Budget, Some(40), seed), outcome(0.5, 0.3)), (matched(seed), outcome(0.5, fewer))]
+        })
+        .collect();
+    let result = ArmsResult::of(&outcomes, None, None);
+    assert_eq!(result.points.len(), 2, "opponents tell arms apart");
+    let [found] = result.comparisons.as_slice() else { panic!("{:?}", result.comparisons) };
+    assert_eq!((found.opponent, found.over), (Some(Opponent::Matched), Rule::Budget));
+    assert_eq!(found.errors_result, Some(ComparisonResult::Won), "fewer errors win");
+    let verdict = result.verdict();
+    assert!(
+        verdict[1].starts_with("Other opponents against the default one, by held-out errors of the proxy: won (budget, opponent matched at 40"),
+        "{verdict:?}"
+    );
+}
+
+#[test]
 fn a_single_seed_has_no_interval_and_no_verdict() {
     let outcomes = [
         (arm(Rule::Random, Some(40), 1), outcome(0.1, 0.3)),
         (arm(Rule::Gap, Some(40), 1), outcome(0.9, 0.1)),
     ];
-    let result = ArmsResult::of(&outcomes, None);
+    let result = ArmsResult::of(&outcomes, None, None);
     assert_eq!(result.points[0].gold, None);
     assert!(result.verdict().is_empty());
 }
@@ -81,7 +103,7 @@ proptest! {
                 (arm(Rule::Margin, Some(9), seed), outcome(*other, 0.3)),
             ])
             .collect();
-        let result = ArmsResult::of(&outcomes, None);
+        let result = ArmsResult::of(&outcomes, None, None);
         let differences: Vec<f64> = gold.iter().map(|(one, other)| one - other).collect();
         let interval = t_interval(&differences).unwrap();
         let sentence = result.verdict().remove(0);

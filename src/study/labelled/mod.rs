@@ -4,6 +4,8 @@
 //! part. No predictor sees a held-out preference.
 
 mod data;
+mod fine_grained;
+mod rows;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,7 @@ use dissent_models::scoring::{PolicyScorer, RewardModel, ScoreItem};
 use dissent_models::template::PromptTemplate;
 use serde::{Deserialize, Serialize};
 
+use super::opponents::{self, AskedSample, OpponentTable};
 use super::prediction::{IntervalMethod, Predictions, Predictor, Sample, ScoredPrompt, evaluate};
 use super::shuffle::shuffled;
 use super::step_cache::StepCache;
@@ -39,7 +42,8 @@ pub struct LabelledConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelledSection {
-    /// The published file.
+    /// The published file of Fine-Grained RLHF, or JSON Lines: a prompt a line, with `prompt`, `completions`,
+    /// optionally `passages` and `prompt_id`, and either `scores` or `preferences` (with `ties`).
     pub path: PathBuf,
     /// The number of held-out questions, which are drawn by the seed.
     pub held_out: usize,
@@ -134,7 +138,7 @@ impl LabelledConfig {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LabelledResult {
     /// The source of the completions.
-    pub source: &'static str,
+    pub source: String,
     /// The number of questions in the file.
     pub questions: usize,
     /// The number of held-out questions.
@@ -146,6 +150,9 @@ pub struct LabelledResult {
     pub logprob: LogprobKind,
     /// The rules as predictors of the proxies' errors.
     pub predictions: Predictions,
+    /// The opponents of selected completions by the proxies' errors that they find.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opponents: Option<OpponentTable>,
 }
 
 /// Runs the study: trains the proxies, scores the held-out completions, and evaluates the rules. Finished
@@ -160,7 +167,7 @@ pub fn run(
     models: &ModelRuntime,
     progress: &dyn Fn(&str),
 ) -> anyhow::Result<LabelledResult> {
-    let questions = data::read(&config.labelled.path)?;
+    let (questions, source) = data::read(&config.labelled.path)?;
     let held_out = config.labelled.held_out;
     if held_out >= questions.len() {
         let reason = format!(
@@ -191,13 +198,17 @@ pub fn run(
     let samples: anyhow::Result<Vec<Sample>> =
         (0..members).map(|member| Sample::new(&prompts(member), &pairs, &predictors)).collect();
     progress("evaluating the rules");
+    let judged = data::judged_pairs(&tested);
+    let asked: anyhow::Result<Vec<AskedSample>> =
+        (0..members).map(|member| AskedSample::new(&prompts(member), &judged, kind)).collect();
     Ok(LabelledResult {
-        source: data::SOURCE,
+        source,
         questions: questions.len(),
         held_out,
         preferences: if config.proxy.adapter.is_some() { 0 } else { config.proxy.pairs },
         logprob: kind,
         predictions: evaluate(&samples?, &predictors, kind, IntervalMethod::Bootstrap, seed),
+        opponents: opponents::evaluate(&asked?, kind, IntervalMethod::Bootstrap, seed),
     })
 }
 

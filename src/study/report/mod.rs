@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::arms::ArmsResult;
 use super::labelled::LabelledResult;
+use super::opponents::OpponentTable;
 use super::prediction::Predictions;
 use super::verdict;
 use crate::report::charts::{Chart, Scale};
@@ -51,6 +52,7 @@ pub struct StudyReport {
 struct Page<'a> {
     report: &'a StudyReport,
     predictions: Option<&'a Predictions>,
+    opponents: Option<&'a OpponentTable>,
     auroc: Option<Chart>,
     recall: Option<Lines>,
     gold: Option<Lines>,
@@ -69,8 +71,17 @@ impl<'a> Page<'a> {
             Some(arms) => (gold_chart(arms)?, error_chart(arms)?),
             None => (None, None),
         };
-        Ok(Self { report, predictions, auroc, recall, gold, errors })
+        let opponents = opponents_of(report.labelled.as_ref(), report.arms.as_ref());
+        Ok(Self { report, predictions, opponents, auroc, recall, gold, errors })
     }
+}
+
+/// Returns the comparison of opponents of either kind of study.
+fn opponents_of<'a>(
+    labelled: Option<&'a LabelledResult>,
+    arms: Option<&'a ArmsResult>,
+) -> Option<&'a OpponentTable> {
+    labelled.map_or(arms.and_then(|arms| arms.opponents.as_ref()), |labelled| labelled.opponents.as_ref())
 }
 
 fn auroc_chart(predictions: &Predictions) -> anyhow::Result<Option<Chart>> {
@@ -162,6 +173,7 @@ fn with_filters(mut environment: Environment<'static>) -> Environment<'static> {
     environment.add_filter("ends", |value: Value, digits: usize| ends(value, digits));
     environment.add_filter("mean", |value: Value, digits: usize| mean(value, digits));
     environment.add_filter("amount", amount);
+    environment.add_filter("percent", percent);
     environment
 }
 
@@ -197,6 +209,11 @@ fn member(value: &Value, name: &str, digits: usize) -> Result<String, minijinja:
     Ok(if is_zero { text.replace('-', "") } else { text.replace('-', "−") })
 }
 
+/// Formats a share in per cent; a dash if it is undefined.
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share))
+}
+
 /// Formats a mean of counts with one decimal, or without decimals if it is an integer.
 fn amount(count: f64) -> String {
     let text = format!("{count:.1}");
@@ -229,5 +246,6 @@ pub fn verdict_of(labelled: Option<&LabelledResult>, arms: Option<&ArmsResult>) 
     let predictions =
         labelled.map(|labelled| &labelled.predictions).or(arms.and_then(|arms| arms.predictions.as_ref()));
     sentences.extend(predictions.map(verdict::of_predictions).unwrap_or_default());
+    sentences.extend(opponents_of(labelled, arms).and_then(verdict::of_opponents));
     sentences
 }

@@ -80,7 +80,7 @@ fn add_pages_of_a_log(pages: &mut Pages) {
     pages.add("report-waiting", &printed(&["report", "waiting", "--output", "-"]));
 }
 
-/// Adds the report of two rounds of tiny models, with an audit. Requires ONNX Runtime.
+/// Adds the report of two rounds of tiny models, with an audit and explained conflicts. Requires ONNX Runtime.
 fn add_rounds(pages: &mut Pages) -> Option<()> {
     let learns = Some(Learning { rounds: 2, steps: 3 });
     let lab = Lab::new(&Setup { prompts: 24, max_new_tokens: 12, learns, ..Setup::default() })?;
@@ -88,7 +88,9 @@ fn add_rounds(pages: &mut Pages) -> Option<()> {
     let config = config.replace("budget = 7", "budget = 40").replace("[feedback]", "[feedback]\naudit = 0.3");
     std::fs::write(lab.config(), config).unwrap();
     lab.run("data");
-    let page = succeeded(lab.dissent("data", &["report", "lab", "--output", "-"]));
+    let config = lab.config();
+    let explained = ["report", config.to_str().unwrap(), "--explain", "2", "--output", "-"];
+    let page = succeeded(lab.dissent("data", &explained));
     pages.add("report-rounds", &String::from_utf8(page.stdout).unwrap());
     Some(())
 }

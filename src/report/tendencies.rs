@@ -171,7 +171,7 @@ mod tests {
     use dissent_domain::id::PromptId;
 
     use super::*;
-    use crate::report::PromptState;
+    use crate::report::{Judged, PromptState};
 
     /// A completion whose proxy favours what is `long`, by `bias`.
     fn completion(long: bool, bias: f64, noise: f64) -> CompletionFigures {
@@ -186,6 +186,7 @@ mod tests {
             z_reward: Some(z_reward),
             pacs: Some(z_reward - z_logprob),
             selected: false,
+            judged: Judged::No,
             flags: Vec::new(),
         }
     }

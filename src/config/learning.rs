@@ -47,8 +47,8 @@ impl FeedbackConfig {
     /// The opponent of an experiment that names none.
     pub const OPPONENT: Opponent = Opponent::Conflict;
 
-    /// Returns the settings as the plan records them; `opponent`, `audit` and `degenerate` are those that this
-    /// section does not name.
+    /// Returns the settings as the plan records them. `opponent`, `audit` and `degenerate` are those that
+    /// this section does not name.
     #[must_use]
     pub fn plan(&self, opponent: Opponent, audit: f64, degenerate: DegenerateCompletions) -> FeedbackPlan {
         FeedbackPlan {

@@ -59,7 +59,7 @@ pub fn run(
             let arms = of.arms(config.study.name.as_str(), &prepared)?;
             let outcomes = arms::run(&arms, data_dir, config.study.parallel, &models.cancel, progress)?;
             let (predictions, opponents) =
-                (predictions(&outcomes, of, seed)?, opponents(&outcomes, of, seed)?);
+                (predictions(&outcomes, of, seed)?, opponent_table(&outcomes, of, seed)?);
             let mut method = arms_method(of, config.study.parallel);
             method.extend(opponents.is_some().then(|| OPPONENTS.to_owned()));
             let result = ArmsResult::of(&outcomes, predictions, opponents);
@@ -97,7 +97,7 @@ fn predictions(
 
 /// Compares the opponents of selected completions. Returns `None` unless an arm judged every pair of
 /// completions.
-fn opponents(
+fn opponent_table(
     outcomes: &[(Arm, ArmOutcome)],
     config: &ArmsConfig,
     seed: u64,

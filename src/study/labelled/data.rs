@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use dissent_domain::feedback::Verdict;
 
+use super::question::Question;
 use super::{fine_grained, rows};
 use crate::error::BadInput;
 use crate::study::opponents::JudgedPair;
@@ -13,22 +14,6 @@ use crate::study::prediction::LabelledPair;
 
 /// Limit of the file, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 20;
-
-/// A question with its completions and their human judgements.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Question {
-    /// The question, or another prompt.
-    pub(super) question: String,
-    /// The source passages of the completions, with two newlines between them. Each has a title and
-    /// sentences. Empty without passages.
-    pub(super) passages: String,
-    /// The completions.
-    pub(super) completions: Vec<String>,
-    /// The preferred and the other completion of each compared pair, without ties.
-    pub(super) preferred: Vec<(usize, usize)>,
-    /// The compared pairs of which neither completion is preferred.
-    pub(super) ties: Vec<(usize, usize)>,
-}
 
 /// Reads a file with labelled completions. A file that begins with `[` is the published one of Fine-Grained
 /// RLHF; others are JSON Lines. Returns the questions and their source in words.

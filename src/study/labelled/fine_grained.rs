@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::data::Question;
+use super::question::Question;
 
 /// Completions of each question.
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod data;
 mod fine_grained;
+mod question;
 mod rows;
 
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use super::training::{ModelRuntime, StudyTraining, TrainingExamples};
 use crate::config::{check_reward_template, resolve};
 use crate::error::BadInput;
 use crate::experiment::models::Model;
-use data::Question;
+use question::Question;
 
 /// `[labelled]`, `[policy]` and `[proxy]` of a study on labelled completions.
 #[derive(Debug, Clone, Deserialize)]

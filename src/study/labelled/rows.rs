@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::data::Question;
+use super::question::Question;
 
 /// Limit of the completions of a prompt.
 const COMPLETIONS_MAX: usize = 64;

@@ -279,7 +279,7 @@ fn with_further_fields() -> Vec<Event> {
     (requested.propensity, requested.is_focus) = (Some(0.03125), true);
     let mut evaluated = PolicyEvaluated::try_from(of(EventType::PolicyEvaluated)).unwrap();
     evaluated.samples = Some("ef".repeat(32));
-    evaluated.by_prompt = Some(FiguresByPrompt {
+    evaluated.by_prompt = Some(Box::new(FiguresByPrompt {
         prompts: prompts.to_vec(),
         gold_reward: vec![0.5, -0.25],
         proxy_reward: vec![-1.5, 2.0],
@@ -291,7 +291,7 @@ fn with_further_fields() -> Vec<Event> {
         proxy_agreed: vec![3, 0],
         refined_agreed: vec![4, 70_000],
         first_refined_agreed: vec![5, 1],
-    });
+    }));
     vec![started.into(), measured.into(), requested.into(), evaluated.into()]
 }
 

@@ -65,7 +65,7 @@ fn a_newcomer_walks_from_ten_prompts_to_a_comparison() {
     assert!(config.contains("Question: {prompt}\\n\\nAnswer: {completion}"), "{config}");
     assert!(of("--dry-run").contains("whole run"), "{}", of("--dry-run"));
     assert!(of("feedback status").contains("ann"), "{}", of("feedback status"));
-    assert!(of("lift first").contains("labels"), "{}", of("lift first"));
+    assert!(of("lift first").contains("Do conflicts find the proxy"), "{}", of("lift first"));
     let table = of("compare first by-margin");
     assert!(table.contains("first") && table.contains("by-margin"), "{table}");
 }

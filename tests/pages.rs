@@ -80,7 +80,8 @@ fn add_pages_of_a_log(pages: &mut Pages) {
     pages.add("report-waiting", &printed(&["report", "waiting", "--output", "-"]));
 }
 
-/// Adds the report of two rounds of tiny models, with an audit and explained conflicts. Requires ONNX Runtime.
+/// Adds the report of two rounds of tiny models, with an audit and explained conflicts. Requires ONNX
+/// Runtime.
 fn add_rounds(pages: &mut Pages) -> Option<()> {
     let learns = Some(Learning { rounds: 2, steps: 3 });
     let lab = Lab::new(&Setup { prompts: 24, max_new_tokens: 12, learns, ..Setup::default() })?;

@@ -15,6 +15,7 @@ pub(crate) mod lift;
 mod markdown;
 mod outcomes;
 pub(crate) mod page;
+mod prompt_figures;
 mod summary;
 mod tendencies;
 mod topics;

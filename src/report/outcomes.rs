@@ -11,7 +11,7 @@ use dissent_domain::outcome::{CLAIM, Outcome, OutcomeCounts, PairScores, outcome
 use dissent_domain::round::{PromptProgress, Round};
 use serde::Serialize;
 
-use super::data::Judged;
+use super::prompt_figures::Judged;
 use crate::text::grouped;
 
 /// How the judged pairs of a row were chosen.

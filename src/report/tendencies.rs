@@ -1,13 +1,12 @@
 //! What goes with conflict: how PACS differs, within a prompt, between completions with a property of their
-//! text and the others. A difference of PACS is that of the reward minus that of the log-probability, both as
-//! z-scores, so it divides into a part of the proxy and a part of the policy.
+//! text and the others. PACS is a difference of two z-scores. So a difference of PACS divides into a part of
+//! the proxy, by the reward, and a part of the policy, by the log-probability.
 
 use dissent_domain::analysis::{Interval, Spread, contrasts, corrected_level, sign_flip_p};
 use dissent_domain::flags::Flag;
 use serde::Serialize;
 
-use super::data::{CompletionFigures, PromptFigures};
-use super::wording::flag_text;
+use super::prompt_figures::{CompletionFigures, PromptFigures};
 use crate::text::{grouped, signed};
 
 /// Fewest prompts of a row.
@@ -162,6 +161,19 @@ impl TendencyRow {
             policy: two(tendency.policy),
             is_clear: tendency.is_clear,
         }
+    }
+}
+
+/// Returns a flag as a property of a completion.
+pub(super) fn flag_text(flag: Flag) -> &'static str {
+    match flag {
+        Flag::Repetition => "with a loop",
+        Flag::Empty => "empty",
+        Flag::Cut => "cut off",
+        Flag::Refusal => "refusing",
+        Flag::Language => "in another language than the prompt",
+        Flag::Leak => "with parts of a chat template",
+        Flag::Short => "too short for the request",
     }
 }
 

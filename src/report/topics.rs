@@ -158,5 +158,5 @@ fn ask_more(topics: &[TopicRow], experiment: &ExperimentId) -> Option<String> {
     let name = format!("{experiment}-{word}");
     let name = if ExperimentId::new(&name).is_ok() { name } else { format!("{experiment}-focus") };
     let words = ["dissent", "experiment", "fork", experiment.as_str(), "--focus", word, "--as", &name];
-    Some(shell_command(words.into_iter()))
+    Some(shell_command(words))
 }

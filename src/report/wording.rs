@@ -1,11 +1,11 @@
 //! The sentences that explain the figures, shared by HTML, Markdown and the summary.
 
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
-use dissent_domain::flags::Flag;
 use dissent_domain::reward::RewardKind;
 use serde::Serialize;
 
 use super::data::{AgainstNoise, ReportData, Status, Verdict};
+use super::tendencies::flag_text;
 use crate::text::{count, fingerprint, grouped, percent, short, signed};
 
 /// A headline figure with its explanation.
@@ -292,19 +292,6 @@ pub(super) fn flags(data: &ReportData) -> Option<String> {
         count(counts.completions, "completion"),
         named.join(", ")
     ))
-}
-
-/// Returns a flag as a property of a completion.
-pub(super) fn flag_text(flag: Flag) -> &'static str {
-    match flag {
-        Flag::Repetition => "with a loop",
-        Flag::Empty => "empty",
-        Flag::Cut => "cut off",
-        Flag::Refusal => "refusing",
-        Flag::Language => "in another language than the prompt",
-        Flag::Leak => "with parts of a chat template",
-        Flag::Short => "too short for the request",
-    }
 }
 
 /// Returns the reason why a complete round has no figures.

@@ -9,6 +9,7 @@ use crate::id::PromptId;
 use crate::learning::RequestedComparison;
 use crate::plan::Plan;
 use crate::round::Round;
+use crate::round::pairing;
 use crate::round::selection::{self, RoundSelection};
 
 /// The pairs of all rounds.
@@ -88,7 +89,7 @@ impl RoundPairs {
     fn of(round: &Round, plan: &Plan, clusters: &mut BTreeMap<PromptId, usize>) -> Self {
         let measured: Vec<_> = round.prompt_states().measured().collect();
         let left_out = selection::left_out(plan, &measured);
-        let scored = selection::scored(&measured, &left_out);
+        let scored = pairing::scored(&measured, &left_out);
         let pairs = conflict::pairs(&scored);
         let places: BTreeMap<Pair, usize> = pairs.iter().copied().zip(0..).collect();
         let prompts: BTreeMap<&PromptId, usize> =

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use super::pairing::{comparisons_of, scored};
 use super::prompts::MeasuredPrompt;
-use super::selection::{comparisons_of, scored};
 use crate::conflict::{self, Pair, Rule, ScoredCompletions, SelectionSettings};
 use crate::feedback::{Comparison, Opponent};
 use crate::plan::{FocusPlan, Plan};
@@ -14,9 +14,9 @@ use crate::plan::{FocusPlan, Plan};
 /// Added to the seed of a round for its focus, whose draws are independent of the others.
 const FOCUS_SEED: u64 = 0xf0c5_0000_5eed_0001;
 
-/// Returns the further comparisons of a round, each with the place of its prompt among `measured`. They are in
-/// prompt order, and none is in `asked`. `left_out` has the completions that nobody is asked about. There are
-/// fewer than the focus wants where its prompts have no more pairs.
+/// Returns the further comparisons of a round, each with the place of its prompt among `measured`. They are
+/// in prompt order, and none is in `asked`. `left_out` has the completions that nobody is asked about. There
+/// are fewer than the focus wants where its prompts have no more pairs.
 pub(super) fn focused(
     plan: &Plan,
     focus: &FocusPlan,
@@ -131,11 +131,12 @@ mod tests {
             asked in prop::collection::btree_set((0..8_usize, 0..3_usize), 0..6),
         ) {
             let ids: Vec<PromptId> =
-                (0..scores.len()).map(|n| PromptId::new(&format!("p{n}")).unwrap()).collect();
+                (0..scores.len()).map(|n| PromptId::new(format!("p{n}")).unwrap()).collect();
             let conflicts: Vec<Conflict> = scores.iter().map(|(r, l)| measure(r, l).unwrap()).collect();
             let measured: Vec<MeasuredPrompt<'_>> = (0..scores.len())
-                .map(|n| MeasuredPrompt {
-                    index: n as u32,
+                .zip(0..)
+                .map(|(n, index)| MeasuredPrompt {
+                    index,
                     prompt_id: &ids[n],
                     conflict: &conflicts[n],
                     rewards: &scores[n].0,
@@ -157,7 +158,7 @@ mod tests {
             prop_assert!(distinct.iter().all(|pair| pair.prompt % 2 == 0));
             let free = asked.iter().filter(|pair| pair.prompt % 2 == 0 && pair.prompt < scores.len()).count();
             let available = 6 * scores.len().div_ceil(2) - free;
-            let wanted = (pairs as usize).min(available);
+            let wanted = usize::try_from(pairs).unwrap().min(available);
             prop_assert_eq!(found.len(), wanted);
         }
     }

@@ -2,6 +2,7 @@
 
 mod focus;
 pub(crate) mod ids;
+pub(crate) mod pairing;
 pub(crate) mod prompts;
 pub(crate) mod selection;
 

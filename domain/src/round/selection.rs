@@ -2,11 +2,12 @@
 //! the round. The selection follows from the measured prompts, the plan and the round's number.
 
 use super::focus::focused;
+use super::pairing::{comparisons_of, scored};
 use super::prompts::{MeasuredPrompt, Prompts};
 use std::collections::BTreeSet;
 
 use crate::analysis::mean;
-use crate::conflict::{self, AuditDraws, Pair, ScoredCompletions, Selection};
+use crate::conflict::{self, AuditDraws, Pair, Selection};
 use crate::event::{FeedbackRequested, PairSelected, RoundEvaluated};
 use crate::feedback::{self, Opponent};
 use crate::flags::Flag;
@@ -37,8 +38,8 @@ pub(crate) struct RoundSelection<'a> {
 }
 
 impl<'a> RoundSelection<'a> {
-    /// Selects by the rule of the plan, draws its audit, and adds its focus. Without learning there is no audit, and
-    /// opponents are chosen as by default.
+    /// Selects by the rule of the plan, draws its audit, and adds its focus. Without learning there is no
+    /// audit, and opponents are chosen as by default.
     pub(crate) fn of(plan: &Plan, round: u32, prompts: &'a Prompts) -> Self {
         let feedback = plan.learning.as_ref().map(|learning| &learning.feedback);
         let opponent = feedback.map(|feedback| feedback.opponent).unwrap_or_default();
@@ -156,43 +157,6 @@ impl<'a> RoundSelection<'a> {
             kendall_tau: mean(defined().filter_map(|c| c.kendall_tau)),
         }
     }
-}
-
-/// Returns the comparisons that judge what is selected of one prompt, the one at `place`.
-pub(super) fn comparisons_of(
-    selection: &Selection,
-    opponent: Opponent,
-    place: usize,
-    prompt: &MeasuredPrompt<'_>,
-    left_out: &[bool],
-    seed: u64,
-) -> Vec<feedback::Comparison> {
-    match &selection.pairs {
-        Some(pairs) => feedback::in_display_order(&pairs[place], seed),
-        None => feedback::comparisons(
-            opponent,
-            &selection.completions[place],
-            &prompt.conflict.pacs,
-            prompt.rewards,
-            left_out,
-            seed,
-        ),
-    }
-}
-
-/// The input of a selection.
-pub(crate) fn scored<'a>(
-    measured: &[MeasuredPrompt<'a>],
-    left_out: &'a [Vec<bool>],
-) -> Vec<ScoredCompletions<'a>> {
-    let prompts = measured.iter().zip(left_out);
-    prompts
-        .map(|(prompt, left_out)| ScoredCompletions {
-            conflict: prompt.conflict,
-            rewards: prompt.rewards,
-            left_out,
-        })
-        .collect()
 }
 
 /// Returns whether each completion of each prompt is left out, because it is degenerate and the plan skips

@@ -16,8 +16,8 @@ use crate::text::similar;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FocusArgs {
-    /// Ask further pairs about the prompts of a topic or a category. One or several words of the report name a
-    /// topic. The fork begins before the last selection unless options name another point.
+    /// Ask further pairs about the prompts of a topic or a category. One or several words of the report name
+    /// a topic. The fork begins before the last selection unless options name another point.
     #[arg(long, value_name = "TOPIC|CATEGORY")]
     focus: Option<String>,
     /// Number of further pairs of --focus.

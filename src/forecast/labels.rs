@@ -38,7 +38,9 @@ impl LabelForecast {
         // A budget contains the audit share; without a budget the audit comes on top.
         let audit = plan.learning.as_ref().map_or(0.0, |learning| learning.feedback.audit);
         let audited = if config.conflict.budget.is_some() { 0 } else { audit_beside(selected, audit) };
-        let comparisons_max = selected.saturating_add(audited).min(pairs);
+        let learning = plan.learning.as_ref();
+        let focused = learning.and_then(|learning| learning.feedback.focus.as_ref()).map_or(0, |f| f.pairs);
+        let comparisons_max = selected.saturating_add(audited).saturating_add(focused).min(pairs);
         let wanted = comparisons_max.saturating_mul(feedback.overlap.into());
         Self {
             rounds,

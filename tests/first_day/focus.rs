@@ -98,12 +98,17 @@ fn a_category_names_a_focus_too_and_what_is_unknown_is_told() {
     lab.run("data");
     let told = output(&lab, &["experiment", "fork", "lab", "--focus", "kitchen", "--as", "kitchen"]);
     assert!(told.contains("up to 20 further pairs about 6 prompts: kitchen"), "{told}");
+    // The prediction counts the further pairs: 30 by the budget, and 20.
+    let predicted = run(&lab, "kitchen", &["--dry-run"]);
+    assert!(predicted.contains("at most 50 judgements"), "{predicted}");
     run(&lab, "kitchen", &[]);
     let added: Vec<Value> =
         pairs(&lab, "kitchen").into_iter().filter(|pair| pair["is_focus"] == true).collect();
     assert!(!added.is_empty() && added.iter().all(|p| p["prompt_id"].as_str().unwrap().starts_with("s0-")));
     let text = refused(&lab, &["experiment", "fork", "lab", "--focus", "violni", "--as", "x"]);
     assert!(text.contains("violni") && text.contains("violin"), "{text}");
+    let most = u64::MAX.to_string();
+    output(&lab, &["experiment", "fork", "lab", "--focus", "kitchen", "--more", &most, "--as", "all"]);
     let text = refused(&lab, &["experiment", "fork", "lab", "--more", "5", "--as", "x"]);
     assert!(text.contains("--focus"), "{text}");
     let text =

@@ -113,7 +113,8 @@ impl Focus {
                 BadInput(format!("--focus: experiment {name} asks nobody: it has no [feedback]")).into()
             );
         };
-        feedback.budget = feedback.budget.map(|budget| budget + self.pairs * u64::from(feedback.overlap));
+        let further = self.pairs.saturating_mul(feedback.overlap.into());
+        feedback.budget = feedback.budget.map(|budget| budget.saturating_add(further));
         let Self { topic, prompts, pairs } = self.clone();
         feedback.focus = Some(FocusPlan { round, topic, prompts, pairs });
         Ok(())

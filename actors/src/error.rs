@@ -277,6 +277,23 @@ impl RunFailure {
         Self::Broker { action, source }
     }
 
+    /// Whether the whole process has failed, and not only one experiment: the log cannot be read or written.
+    #[must_use]
+    pub fn is_of_process(&self) -> bool {
+        match self {
+            Self::Log(_) => true,
+            Self::StepBroker { source, .. } | Self::Broker { source, .. } => {
+                matches!(source, BrokerError::Log(_))
+            }
+            Self::Step { .. }
+            | Self::Event { .. }
+            | Self::Gone(_)
+            | Self::HistoryEnded
+            | Self::History(_)
+            | Self::Replay(_) => false,
+        }
+    }
+
     pub(crate) fn training(source: impl Into<StepFault>) -> Self {
         Self::Step { step: StepName::Training, source: source.into() }
     }
@@ -316,9 +333,20 @@ pub enum CommandError {
         /// The reason.
         rejection: Rejection,
     },
+    /// The rules reject the judgements, for this reason. Nothing was recorded.
+    #[error("{experiment}: the judgements are rejected: {reason}")]
+    JudgementsRejected {
+        /// The experiment.
+        experiment: ExperimentId,
+        /// The reason.
+        reason: String,
+    },
     /// The history of the experiment cannot be rebuilt.
     #[error("failed to load the experiment")]
     Load(#[from] LoadError),
+    /// An event cannot be encoded.
+    #[error("failed to encode the judgements")]
+    Encode(#[from] CodecError),
     /// The log cannot be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -345,6 +373,9 @@ pub enum PipelineError {
     /// The rules reject the start of the experiment, for this reason.
     #[error("failed to start the experiment: {0}")]
     Rejected(String),
+    /// The steps of the experiment run in this process already.
+    #[error("experiment {0} runs in this process already")]
+    RunsHere(ExperimentId),
     /// The table of the pipeline lacks a step.
     #[error("the table of the pipeline has no {} step", .0.name())]
     NoStep(StepName),

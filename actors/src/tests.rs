@@ -25,12 +25,14 @@ use dissent_storage::MemoryLog;
 use tokio::sync::watch;
 
 use crate::error::{RunFailure, StepError, StepFault};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Adopt, Journal};
 use crate::process::step_set::subscriptions;
 use crate::runner::context::StepContext;
 use crate::runner::failure::Failure;
 use crate::runner::gate::Gate;
 use crate::runner::known::KnownHistory;
+use crate::runner::stop::StopSwitch;
+use crate::runner::turns::Turns;
 use crate::runner::step::{AnyStep, Consequence, Received, Step};
 use crate::runner::{self, propose, redelivery, set_aside};
 use crate::state::States;
@@ -146,6 +148,7 @@ struct Bench {
     progress: watch::Receiver<Progress>,
     failed: watch::Receiver<Option<RunFailure>>,
     _arbiter: Arbiter,
+    _stop: StopSwitch,
 }
 
 impl Bench {
@@ -163,8 +166,10 @@ impl Bench {
         let (sender, progress) = watch::channel(Progress::default());
         let arbiter = Arbiter::new();
         let mut journal = Journal::new(log.clone(), states.clone(), failure.clone());
-        let rejections = journal.host(experiment.clone(), sender, None);
+        let adopt = Adopt { experiment: experiment.clone(), progress: sender, check: None };
+        let rejections = journal.adopt(adopt);
         journal::start(journal, &*broker, &arbiter.handle()).unwrap();
+        let (stop, stopped) = StopSwitch::new();
         let context = StepContext {
             experiment: experiment.clone(),
             broker: broker.clone(),
@@ -172,8 +177,11 @@ impl Bench {
             known: KnownHistory::all(),
             gate: Gate::of(progress.clone()),
             pipeline: &PIPELINE,
+            stop: stopped,
+            states: states.clone(),
+            turns: Turns::default(),
         };
-        actix::spawn(set_aside::run(broker.parked().unwrap(), context.clone()));
+        actix::spawn(set_aside::run(broker.parked(&experiment).unwrap(), context.clone()));
         let round = crate::runner::context::group(StepName::Round, &experiment);
         let steps = subscriptions(&plan(), 1).into_iter().filter(|step| step.group != round).collect();
         let (states_seen, log_read) = (states.clone(), log.clone());
@@ -181,7 +189,7 @@ impl Bench {
         runner::start(RoundStep::new(states.clone(), experiment), &context).unwrap();
         runner::start(PromptStep::new(prompts()), &context).unwrap();
         runner::start(FakeGeneration(fault), &context).unwrap();
-        Self { log, broker, states, progress, failed, _arbiter: arbiter }
+        Self { log, broker, states, progress, failed, _arbiter: arbiter, _stop: stop }
     }
 
     async fn propose(&self, events: Vec<NewEvent>) -> ProposalReply {
@@ -314,7 +322,7 @@ fn proposals_beyond_the_mailbox_of_a_starting_journal_are_all_answered() {
         let states = States::default();
         states.load(&*log, &plan().experiment, None).unwrap();
         let mut journal = Journal::new(log, states, failure);
-        let _rejections = journal.host(plan().experiment, progress, None);
+        let _rejections = journal.adopt(Adopt { experiment: plan().experiment, progress, check: None });
         let in_flight = Arc::new(tokio::sync::Semaphore::new(64));
         journal::start_bounded(journal, &*broker, &arbiter.handle(), in_flight.clone()).unwrap();
         let full = async {

@@ -24,10 +24,12 @@ use std::time::Instant;
 
 use actix::dev::SendError;
 use actix::{
-    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, MessageResult,
+    ResponseFuture,
     WrapFuture as _,
 };
-use dissent_domain::event::{Event, EventId};
+use dissent_domain::event::{Event, EventId, FeedbackReceived, NewEvent, StepName};
+use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::journal::{Accepted, Decision};
@@ -48,6 +50,7 @@ use crate::state::{CommandOutcome, States, is_heartbeat};
 use artifact_check::{ArtifactCheck, Contradiction, named_artifacts};
 pub(crate) use checks::CheckLimit;
 use checks::Checks;
+use operator::Judged;
 
 /// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
 const IN_FLIGHT_MAX: usize = 256;
@@ -99,14 +102,11 @@ impl Journal {
     }
 
     /// Adds an experiment whose state is loaded.
-    pub(crate) fn host(
-        &mut self,
-        experiment: ExperimentId,
-        progress: watch::Sender<Progress>,
-        check: Option<ArtifactCheck>,
-    ) -> Rejections {
+    pub(crate) fn adopt(&mut self, Adopt { experiment, progress, check }: Adopt) -> Rejections {
         let (rejected, rejections) = mpsc::channel(REJECTIONS_MAX);
         let (progress, check) = (Arc::new(progress), check.map(Arc::new));
+        // Its state as the target of operator commands is older now.
+        self.idle.remove(&experiment);
         let hosted = Hosted { progress, rejected, check, is_checking: false, held: VecDeque::new() };
         self.hosted.insert(experiment, hosted);
         rejections
@@ -131,18 +131,16 @@ impl Journal {
     /// Decides a proposal. On acceptance the state is evolved, and the caller must append at once.
     fn decide(&self, proposal: &Proposal) -> Result<Decided, LogError> {
         let mut states = self.states.lock();
-        let Some(state) = states.get_mut(&proposal.experiment) else {
-            return Ok(Err(format!("{} is not an experiment of this journal", proposal.experiment)));
-        };
+        let Some(state) = states.get_mut(&proposal.experiment) else { return Ok(Decided::NotHosted) };
         let is_known = |id| self.log.find(id).map(|known| known.is_some());
         match state.ledger.decide(&proposal.experiment, &proposal.events, now_us(), is_known)? {
-            Decision::Rejected(reason) => Ok(Err(reason.to_string())),
+            Decision::Rejected(reason) => Ok(Decided::Rejected(reason.to_string())),
             Decision::Accepted(Accepted { append, fresh }) => {
                 // A repeated event is no heartbeat.
                 if fresh.iter().any(|event| is_heartbeat(event.event_type())) {
                     state.last_heartbeat = Some(Instant::now());
                 }
-                Ok(Ok((append, state.progress())))
+                Ok(Decided::Accepted(append, state.progress()))
             }
         }
     }
@@ -211,13 +209,19 @@ impl Journal {
     fn settle(&self, Pending { delivery, permit, span }: Pending, contradiction: Option<Contradiction>) {
         let experiment = &delivery.proposal.experiment;
         let decision = match contradiction {
-            Some(contradiction) => Ok(Err(chain(&contradiction))),
+            Some(contradiction) => Ok(Decided::Rejected(chain(&contradiction))),
             None => span.in_scope(|| self.decide(&delivery.proposal)),
         };
         let hosted = self.hosted.get(experiment);
         let appended = match decision {
-            Ok(Ok((append, progress))) => Ok((self.log.append(append), progress)),
-            Ok(Err(reason)) => {
+            Ok(Decided::Accepted(append, progress)) => Ok((self.log.append(append), progress)),
+            // Its proposer proposes again, and a broker between processes delivers it again to the host.
+            Ok(Decided::NotHosted) => {
+                let _in_span = span.enter();
+                tracing::debug!(experiment_id = %experiment, "releasing a proposal for an experiment that is not hosted");
+                return;
+            }
+            Ok(Decided::Rejected(reason)) => {
                 if let (Some(cause), Some(hosted)) = (delivery.proposal.cause, hosted) {
                     hosted.rejected.try_send(cause).ok();
                 }
@@ -245,6 +249,37 @@ impl Journal {
         actix::spawn(replying.instrument(span));
     }
 
+    /// Decides judgements. With them comes the progress to publish, if the steps of the experiment run here.
+    fn judge(
+        &self,
+        experiment: &ExperimentId,
+        judgements: Vec<FeedbackReceived>,
+    ) -> Result<(Append, Judged, Progress), CommandError> {
+        let states = if self.states.version(experiment) > 0 { &self.states } else { &self.idle };
+        let mut states = states.lock();
+        let unknown = || CommandError::Unknown(experiment.clone());
+        let state = states.get_mut(experiment).ok_or_else(unknown)?;
+        let plan = state.ledger.experiment().plan().ok_or_else(unknown)?;
+        let now = now_us();
+        let event = |judgement: FeedbackReceived| {
+            let requested = feedback_requested_id(plan, judgement.round, judgement.comparison);
+            let id = requested.judged_by(&judgement.annotator);
+            NewEvent::new(id, Some(requested), StepName::Feedback.name(), now, &judgement.into())
+        };
+        let events: Vec<NewEvent> = judgements.into_iter().map(event).collect::<Result<_, _>>()?;
+        let is_known = |id| self.log.find(id).map(|known| known.is_some());
+        match state.ledger.decide(experiment, &events, now, is_known)? {
+            Decision::Rejected(reason) => {
+                let (experiment, reason) = (experiment.clone(), reason.to_string());
+                Err(CommandError::JudgementsRejected { experiment, reason })
+            }
+            Decision::Accepted(Accepted { append, fresh }) => {
+                let (all, new) = (events.len() as u64, fresh.len() as u64);
+                Ok((append, Judged { new, already_there: all - new }, state.progress()))
+            }
+        }
+    }
+
     /// Decides an operator command. With it comes the progress to publish, if the steps of the experiment run
     /// here.
     fn command(
@@ -266,8 +301,15 @@ fn append_seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-4, 2.0, 16))
 }
 
-/// An append to make and the progress once it is durable, or the rejection.
-type Decided = Result<(Append, Progress), String>;
+/// The decision on a proposal.
+enum Decided {
+    /// The append to make, and the progress once it is durable.
+    Accepted(Append, Progress),
+    /// The reason of a rejection.
+    Rejected(String),
+    /// The steps of the experiment do not run here.
+    NotHosted,
+}
 
 /// An append to make, the outcome, and the progress once it is durable.
 type DecidedCommand = (Option<Append>, CommandOutcome, Option<Progress>);
@@ -367,6 +409,68 @@ impl Handler<Command> for Journal {
     }
 }
 
+/// Judgements of people to record, all or none.
+#[derive(Message)]
+#[rtype(result = "Result<Judged, CommandError>")]
+struct Judge {
+    experiment: ExperimentId,
+    judgements: Vec<FeedbackReceived>,
+}
+
+impl Handler<Judge> for Journal {
+    type Result = ResponseFuture<Result<Judged, CommandError>>;
+
+    fn handle(&mut self, Judge { experiment, judgements }: Judge, _: &mut Self::Context) -> Self::Result {
+        let (append, judged, now) = match self.judge(&experiment, judgements) {
+            Ok(decided) => decided,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let appending = self.log.append(append);
+        let progress = self.hosted.get(&experiment).map(|hosted| hosted.progress.clone());
+        let failure = self.failure.clone();
+        Box::pin(async move {
+            if let Err(error) = appending.await {
+                failure.report(error.clone());
+                return Err(error.into());
+            }
+            progress.iter().for_each(|progress| publish(progress, now.clone()));
+            Ok(judged)
+        })
+    }
+}
+
+/// An experiment whose state is loaded, to be hosted from now on.
+#[derive(Message)]
+#[rtype(result = "Rejections")]
+pub(crate) struct Adopt {
+    pub(crate) experiment: ExperimentId,
+    pub(crate) progress: watch::Sender<Progress>,
+    /// Checks the artifacts that trainings name; `None` if the plan does not learn.
+    pub(crate) check: Option<ArtifactCheck>,
+}
+
+impl Handler<Adopt> for Journal {
+    type Result = MessageResult<Adopt>;
+
+    fn handle(&mut self, adopt: Adopt, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.adopt(adopt))
+    }
+}
+
+/// An experiment whose steps no longer run here. Its state is dropped.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Leave(pub(crate) ExperimentId);
+
+impl Handler<Leave> for Journal {
+    type Result = ();
+
+    fn handle(&mut self, Leave(experiment): Leave, _: &mut Self::Context) {
+        self.hosted.remove(&experiment);
+        self.states.remove(&experiment);
+    }
+}
+
 /// The experiments of a log whose steps do not run here.
 #[derive(Clone)]
 pub(crate) struct IdleExperiments {
@@ -389,6 +493,11 @@ impl IdleExperiments {
             return Ok(());
         }
         self.idle.load_existing(&*self.log, experiment)
+    }
+
+    /// Drops a state that was loaded for a command.
+    fn drop_state(&self, experiment: &ExperimentId) {
+        self.idle.remove(experiment);
     }
 }
 

@@ -2,17 +2,27 @@
 
 use std::sync::Arc;
 
-use actix::Addr;
+use actix::{Addr, Handler, Message};
+use dissent_domain::event::FeedbackReceived;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::operator::OperatorCommand;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{Command, IdleExperiments, Journal};
+use super::{Command, IdleExperiments, Journal, Judge};
 use crate::error::CommandError;
 use crate::state::{CommandOutcome, States};
 
-/// Gives operator commands to the experiments in the log of a running journal.
+/// The outcome of judgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    /// Judgements that were recorded.
+    pub new: u64,
+    /// Judgements that are in the log already, or that came twice.
+    pub already_there: u64,
+}
+
+/// Gives operator commands and judgements to the experiments in the log of a running journal.
 #[derive(Debug, Clone)]
 pub struct Control {
     journal: Addr<Journal>,
@@ -26,6 +36,11 @@ impl Control {
         Self { journal, idle, turn: Arc::default() }
     }
 
+    /// Takes the turn of commands: no other changes an experiment that is not hosted until the turn is dropped.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
     /// Gives a command. Its effect is durable on return.
     ///
     /// # Errors
@@ -35,15 +50,41 @@ impl Control {
         experiment: ExperimentId,
         command: OperatorCommand,
     ) -> Result<CommandOutcome, CommandError> {
+        self.ask(experiment.clone(), Command { experiment, command }).await
+    }
+
+    /// Records judgements of people, all or none. They are durable on return. Judgements that are recorded
+    /// already are counted.
+    ///
+    /// # Errors
+    /// If there is no such experiment, the rules reject a judgement, or the log fails.
+    pub async fn judge(
+        &self,
+        experiment: ExperimentId,
+        judgements: Vec<FeedbackReceived>,
+    ) -> Result<Judged, CommandError> {
+        self.ask(experiment.clone(), Judge { experiment, judgements }).await
+    }
+
+    /// Asks the journal, which has the state of the experiment loaded then.
+    async fn ask<M, T>(&self, experiment: ExperimentId, message: M) -> Result<T, CommandError>
+    where
+        M: Message<Result = Result<T, CommandError>> + Send + 'static,
+        T: Send + 'static,
+        Journal: Handler<M>,
+    {
         let Self { journal, idle, turn } = self.clone();
         // The caller may be cancelled: a command keeps its turn until it is decided.
         let decided = tokio::spawn(async move {
             let _turn = turn.lock().await;
-            let loading = experiment.clone();
+            let (idle_states, loading) = (idle.clone(), experiment.clone());
             // Not on the thread of the journal: proposals would wait while a long history is read.
-            let loaded = tokio::task::spawn_blocking(move || idle.load(&loading));
+            let loaded = tokio::task::spawn_blocking(move || idle_states.load(&loading));
             loaded.await.map_err(|_| CommandError::Gone)??;
-            journal.send(Command { experiment, command }).await.map_err(|_| CommandError::Gone)?
+            let answer = journal.send(message).await.map_err(|_| CommandError::Gone)?;
+            // Its effect is durable: the state is read from the log when it is needed again.
+            idle.drop_state(&experiment);
+            answer
         });
         decided.await.map_err(|_| CommandError::Gone)?
     }

@@ -221,7 +221,8 @@ impl Bench {
             states.load(&*log, &id(name), None).unwrap();
             let check = ArtifactCheck::of(store.clone(), model.clone(), model.clone());
             let (progress, _) = watch::channel(states.progress(&id(name)));
-            rejections.push(journal.host(id(name), progress, Some(check)));
+            let adopt = Adopt { experiment: id(name), progress, check: Some(check) };
+            rejections.push(journal.adopt(adopt));
         }
         let (idle, limit, arbiter) = (journal.idle_experiments(), journal.check_limit(), Arbiter::new());
         let permits = Arc::new(Semaphore::new(in_flight));

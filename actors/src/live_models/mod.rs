@@ -1,5 +1,6 @@
 //! The models in the course of an experiment: loaded sessions, and the versions that trainings make.
 
+pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod gold;
 pub(crate) mod policy;

@@ -12,16 +12,17 @@ use dissent_models::runtime::CancelFlag;
 use dissent_models::scoring::{PolicyScorer, ScoreItem};
 use dissent_models::template::PromptTemplate;
 
+use super::cache::ModelHandle;
 use super::token_meter::TokenMeter;
-use super::versions::{Base, Versions};
+use super::versions::{Base, Versions, lock};
 use crate::error::StepError;
 
 /// A loaded policy with its prompt template.
 pub struct Policy {
     pub(crate) base: Base,
-    pub(crate) generator: Generator,
+    generator: ModelHandle<Generator>,
     /// Computes the log-probabilities of completions that other weights than f32 sampled.
-    rescorer: Option<PolicyScorer>,
+    rescorer: Option<ModelHandle<PolicyScorer>>,
     pub(crate) tokenizer: Arc<TextTokenizer>,
     pub(crate) template: PromptTemplate,
     /// Fingerprint of checkpoint and adapter.
@@ -31,15 +32,23 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Opens the policy that the experiment began with; `batch_prompts` are sampled at once.
+    /// The policy that the experiment began with; `batch_prompts` are sampled at once. Its model is loaded at
+    /// the first use.
+    #[must_use]
+    pub fn new(base: Base, template: PromptTemplate, batch_prompts: usize) -> Self {
+        let (tokenizer, fingerprint) = (base.tokenizer(), base.fingerprint());
+        let generator = base.generator(base.adapter.clone());
+        let rescorer = rescorer(&base, base.adapter.clone());
+        Self { base, generator, rescorer, tokenizer, template, fingerprint, batch_prompts }
+    }
+
+    /// Loads the model, to find its errors before the first use.
     ///
     /// # Errors
     /// As [`Generator::open`].
-    pub fn open(base: Base, template: PromptTemplate, batch_prompts: usize) -> Result<Self, ModelError> {
-        let generator = base.generator(base.adapter.as_deref())?;
-        let rescorer = rescorer(&base, base.adapter.as_deref())?;
-        let (tokenizer, fingerprint) = (base.tokenizer(), base.fingerprint());
-        Ok(Self { base, generator, rescorer, tokenizer, template, fingerprint, batch_prompts })
+    pub fn load(&self) -> Result<(), ModelError> {
+        self.generator.session()?;
+        self.rescorer.as_ref().map_or(Ok(()), |rescorer| rescorer.session().map(drop))
     }
 
     /// Switches to the current version.
@@ -47,8 +56,8 @@ impl Policy {
         let version = versions.policy()?;
         if version.fingerprint != self.fingerprint {
             let adapter = versions.adapter(&self.base, &version)?;
-            self.generator = self.base.generator(adapter.as_deref()).map_err(StepError::fatal)?;
-            self.rescorer = rescorer(&self.base, adapter.as_deref()).map_err(StepError::fatal)?;
+            self.generator = self.base.generator(adapter.clone());
+            self.rescorer = rescorer(&self.base, adapter);
             self.fingerprint = version.fingerprint;
         }
         Ok(())
@@ -65,14 +74,15 @@ impl Policy {
             .template
             .encode_dialogue(&self.tokenizer, &prompt.dialogue())
             .map_err(StepError::set_aside)?;
-        self.generator.check_prompt(&prompt_ids).map_err(StepError::set_aside)?;
+        let generator = self.generator.session().map_err(StepError::fatal)?;
+        lock(&generator).check_prompt(&prompt_ids).map_err(StepError::set_aside)?;
         Ok(GenerationJob { prompt_ids, seeds: (0..samples).map(seed).collect() })
     }
 
     /// Samples completions, and counts their tokens. Their log-probabilities are always those of weights f32:
     /// conflict compares policies, not roundings.
     pub(crate) fn generate(
-        &mut self,
+        &self,
         jobs: &[GenerationJob],
         sampling: &SamplingParams,
         cancel: &CancelFlag,
@@ -83,9 +93,11 @@ impl Policy {
             meter.add(done.tokens.saturating_sub(counted));
             counted = done.tokens;
         };
-        let mut sampled = self.generator.generate(jobs, sampling, cancel, &mut progress)?;
-        if let Some(rescorer) = &mut self.rescorer {
-            rescore(rescorer, jobs, &mut sampled, cancel)?;
+        let generator = self.generator.session()?;
+        let mut sampled = lock(&generator).generate(jobs, sampling, cancel, &mut progress)?;
+        if let Some(rescorer) = &self.rescorer {
+            let rescorer = rescorer.session()?;
+            rescore(&mut lock(&rescorer), jobs, &mut sampled, cancel)?;
         }
         Ok(sampled)
     }
@@ -98,8 +110,8 @@ impl Policy {
 }
 
 /// Returns the scorer of a policy that samples with other weights than f32.
-fn rescorer(base: &Base, adapter: Option<&LoraAdapter>) -> Result<Option<PolicyScorer>, ModelError> {
-    base.sampling.as_ref().map(|_| base.scorer(adapter)).transpose()
+fn rescorer(base: &Base, adapter: Option<Arc<LoraAdapter>>) -> Option<ModelHandle<PolicyScorer>> {
+    base.sampling.as_ref().map(|_| base.scorer(adapter))
 }
 
 /// Replaces the log-probabilities of completions by those of weights f32.

@@ -7,12 +7,13 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::learning::ModelVersion;
 use dissent_models::ModelError;
 use dissent_models::adapter::LoraAdapter;
-use dissent_models::checkpoint::{Checkpoint, TextTokenizer};
+use dissent_models::checkpoint::{Checkpoint, TensorRef, TextTokenizer};
 use dissent_models::generation::Generator;
 use dissent_models::runtime::{OnnxRuntime, SessionOptions};
 use dissent_models::scoring::{PolicyScorer, RewardModel};
 use dissent_storage::{ArtifactId, ArtifactStore};
 
+use super::cache::{ModelCache, ModelHandle, ModelKey};
 use crate::error::{StepError, StepFault};
 use crate::state::States;
 
@@ -32,6 +33,8 @@ pub struct Base {
     pub adapter: Option<Arc<LoraAdapter>>,
     /// Options of its sessions.
     pub options: SessionOptions,
+    /// The loaded models of the process, which experiments share.
+    pub cache: ModelCache,
 }
 
 /// The fingerprint of a checkpoint together with an adapter.
@@ -55,19 +58,53 @@ impl Base {
         Arc::new(self.checkpoint.tokenizer.clone())
     }
 
-    pub(crate) fn generator(&self, adapter: Option<&LoraAdapter>) -> Result<Generator, ModelError> {
+    /// The session that samples with this adapter, shared by all experiments that use it.
+    pub(crate) fn generator(&self, adapter: Option<Arc<LoraAdapter>>) -> ModelHandle<Generator> {
         // Not a session that switches adapters: a completion would depend on the other rows of its batch.
         let checkpoint = self.sampling.as_ref().unwrap_or(&self.checkpoint);
-        Generator::open(self.runtime, checkpoint, adapter, &self.options)
+        self.handle("generator", checkpoint, adapter, |base, checkpoint, adapter| {
+            Generator::open(base.runtime, checkpoint, adapter, &base.options)
+        })
     }
 
-    pub(crate) fn scorer(&self, adapter: Option<&LoraAdapter>) -> Result<PolicyScorer, ModelError> {
-        PolicyScorer::open(self.runtime, &self.checkpoint, adapter, &self.options)
+    pub(crate) fn scorer(&self, adapter: Option<Arc<LoraAdapter>>) -> ModelHandle<PolicyScorer> {
+        self.handle("scorer", &self.checkpoint, adapter, |base, checkpoint, adapter| {
+            PolicyScorer::open(base.runtime, checkpoint, adapter, &base.options)
+        })
     }
 
-    pub(crate) fn reward_model(&self, adapter: Option<&LoraAdapter>) -> Result<RewardModel, ModelError> {
-        RewardModel::open(self.runtime, &self.checkpoint, adapter, &self.options)
+    pub(crate) fn reward_model(&self, adapter: Option<Arc<LoraAdapter>>) -> ModelHandle<RewardModel> {
+        self.handle("reward", &self.checkpoint, adapter, |base, checkpoint, adapter| {
+            RewardModel::open(base.runtime, checkpoint, adapter, &base.options)
+        })
     }
+
+    fn handle<T: Send + 'static>(
+        &self,
+        task: &str,
+        checkpoint: &Arc<Checkpoint>,
+        adapter: Option<Arc<LoraAdapter>>,
+        open: fn(&Self, &Checkpoint, Option<&LoraAdapter>) -> Result<T, ModelError>,
+    ) -> ModelHandle<T> {
+        let key = self.key(task, checkpoint, adapter.as_deref());
+        let (bytes, base, checkpoint) = (weight_bytes(checkpoint), self.clone(), checkpoint.clone());
+        self.cache.handle(key, bytes, move || open(&base, &checkpoint, adapter.as_deref()))
+    }
+
+    /// Everything that the numbers of a session depend on, and its task.
+    fn key(&self, task: &str, checkpoint: &Checkpoint, adapter: Option<&LoraAdapter>) -> ModelKey {
+        let model = fingerprint(checkpoint, adapter);
+        let (reading, output) = (checkpoint.reading, &checkpoint.reward_output);
+        let packed = checkpoint.weights.packed_count();
+        ModelKey(format!("{task} {model} {packed} {reading:?} {output:?} {:?}", self.options))
+    }
+}
+
+/// The size of the weights of a session, in bytes: floats of 32 bits, and packed matrices as they are.
+fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
+    let floats = |tensor: &TensorRef| tensor.shape.iter().map(|&length| length as u64).product::<u64>() * 4;
+    let packed = |name: &str| checkpoint.weights.packed(name).map(|matrix| (matrix.outputs * matrix.inputs * matrix.bits / 8) as u64);
+    checkpoint.weights.iter().map(|(name, tensor)| packed(name).unwrap_or_else(|| floats(tensor))).sum()
 }
 
 /// The current versions of the models of an experiment, and the store of their adapters.

@@ -1,12 +1,11 @@
 //! One experiment in the process of the journal: its steps, its watches, its failure and its health.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dissent_domain::event::{EventId, ExperimentStarted, NewEvent, StepName};
 use dissent_domain::log::EventLog;
 use dissent_domain::operator::ExperimentStatus;
-use dissent_domain::plan::{FeedbackSource, Plan};
+use dissent_domain::plan::Plan;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, BrokerError, MessageContext, Proposal};
 use dissent_storage::SNAPSHOT_EVENTS;
@@ -27,11 +26,12 @@ use crate::runner::gate::Gate;
 use crate::runner::known::KnownHistory;
 use crate::runner::propose::decision;
 use crate::runner::redelivery::{self, Rejections};
+use crate::runner::stop::StopSwitch;
+use crate::runner::turns::Turns;
 use crate::runner::{self, set_aside};
 use crate::state::States;
 use crate::state::progress::Progress;
 use crate::steps::PIPELINE;
-use crate::steps::feedback::inbox;
 use crate::steps::prompt::PromptStep;
 use crate::steps::round::RoundStep;
 use crate::steps::training::assignment::TrainingIntake;
@@ -40,17 +40,17 @@ use crate::steps::training::lease;
 /// An experiment whose steps run in this process.
 pub(super) struct RunningExperiment {
     running: RunningSteps,
-    /// Tasks that watch clocks and folders.
+    /// Tasks that watch clocks.
     watches: Vec<JoinHandle<()>>,
-    set_aside: JoinHandle<()>,
+    stop: StopSwitch,
     failure: watch::Receiver<Option<RunFailure>>,
     pub(super) cancel: CancelFlag,
     pub(super) health: ProcessHealth,
-    has_inbox: bool,
+    waits_for_people: bool,
     snapshots: Option<SnapshotWriter>,
 }
 
-/// The parts of an experiment that its journal provides before its steps start.
+/// The parts of an experiment that its host provides before its steps start.
 pub(super) struct Hosting {
     pub(super) states: States,
     pub(super) progress: watch::Receiver<Progress>,
@@ -58,6 +58,8 @@ pub(super) struct Hosting {
     pub(super) failure: Failure,
     pub(super) failed: watch::Receiver<Option<RunFailure>>,
     pub(super) appends: Histogram,
+    pub(super) turns: Turns,
+    pub(super) advanced: watch::Receiver<u64>,
 }
 
 impl RunningExperiment {
@@ -67,15 +69,17 @@ impl RunningExperiment {
         resources: Resources,
         hosting: Hosting,
     ) -> Result<Self, PipelineError> {
-        let Hosting { states, progress, rejections, failure, failed, appends } = hosting;
+        let Hosting { states, progress, rejections, failure, failed, appends, turns, advanced } = hosting;
         let (log, broker, cancel) =
             (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
+        let waits_for_people = resources.waits_for_people;
         let experiment = plan.experiment.clone();
         let snapshots = resources.snapshots.clone().map(|snapshots| SnapshotWriter {
             snapshots,
             log: log.clone(),
             experiment: experiment.clone(),
         });
+        let (stop, stopped) = StopSwitch::new();
         let context = StepContext {
             experiment: experiment.clone(),
             broker: broker.clone(),
@@ -83,15 +87,18 @@ impl RunningExperiment {
             known: KnownHistory::all(),
             gate: Gate::of(progress.clone()),
             pipeline: &PIPELINE,
+            stop: stopped,
+            states: states.clone(),
+            turns,
         };
+        broker.host(&experiment)?;
         if !resources.shared {
             expire_old_lease(&states, &context).await?;
         }
-        let set_aside = actix::spawn(set_aside::run(broker.parked()?, context.clone()));
-        let history = LogHistory::after(log.clone(), experiment.clone(), states.version(&experiment));
+        let mut watches = vec![actix::spawn(set_aside::run(broker.parked(&experiment)?, context.clone()))];
+        let version = states.version(&experiment);
+        let history = LogHistory::following(log.clone(), experiment.clone(), version, advanced);
         let (builder, prompts, learning) = step_set::split(plan, resources, &states);
-        let inbox = learning.as_ref().and_then(|learning| learning.inbox.clone());
-        let has_inbox = inbox.is_some();
         let mut running = builder.start(learning, &context)?;
         running.steps.push(runner::start(RoundStep::new(states.clone(), experiment.clone()), &context)?);
         running.steps.push(runner::start(PromptStep::new(prompts), &context)?);
@@ -103,28 +110,72 @@ impl RunningExperiment {
             experiment,
             log: log.clone(),
         };
-        let redelivery = redelivery_of(plan, states.clone(), log, rejections, &context);
-        let mut watches = Watches { states, history, intake: running.intake(), inbox }.start(plan, &context);
-        watches.push(actix::spawn(redelivery));
+        watches.push(actix::spawn(redelivery_of(plan, states.clone(), log, rejections, &context)));
+        if plan.learning.is_some() {
+            watches.push(actix::spawn(lease::watch(states, context.clone())));
+            if let Some(intake) = running.intake() {
+                watches.push(actix::spawn(begin_trainings(history, intake, context.failure.clone())));
+            }
+        }
         if let Some(writer) = snapshots.clone() {
             watches.push(actix::spawn(writer.run(health.progress.clone(), SNAPSHOT_EVENTS)));
         }
         begin(&*broker, plan).await?;
-        Ok(Self { running, watches, set_aside, failure: failed, cancel, health, has_inbox, snapshots })
+        Ok(Self { running, watches, stop, failure: failed, cancel, health, waits_for_people, snapshots })
     }
 
-    /// Waits for the end of the experiment or, without an inbox, until it waits for judgements of people.
-    pub(super) async fn finished(&mut self) -> Result<Ending, PipelineError> {
+    /// The end of the experiment, to wait for.
+    pub(super) fn end(&self) -> RunEnd {
+        RunEnd {
+            progress: self.health.progress.clone(),
+            failure: self.failure.clone(),
+            waits_for_people: self.waits_for_people,
+        }
+    }
+
+    /// Tells every step to stop after its batch.
+    pub(super) fn stop(&self) {
+        self.stop.stop();
+    }
+
+    /// Stops the steps and the watches, and waits until the steps have finished.
+    pub(super) async fn drained(self) -> Option<SnapshotWriter> {
+        self.stop.stop();
+        self.running.drained().await;
+        for watch in self.watches {
+            watch.abort();
+            // Its consumers and its context are dropped then.
+            let _aborted = watch.await;
+        }
+        self.snapshots
+    }
+}
+
+/// The end of an experiment that runs in this process.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    progress: watch::Receiver<Progress>,
+    failure: watch::Receiver<Option<RunFailure>>,
+    waits_for_people: bool,
+}
+
+impl RunEnd {
+    /// Waits for the end of the experiment. If the process does not wait for people, waits at most until the
+    /// experiment does.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub async fn ended(&mut self) -> Result<Ending, PipelineError> {
         let gone = || PipelineError::Failed(RunFailure::Gone("journal"));
-        let has_inbox = self.has_inbox;
+        let waits_for_people = self.waits_for_people;
         let ending = |progress: &Progress| match progress {
             Progress { finished: true, .. } => Some(Ending::Finished),
             Progress { status: ExperimentStatus::Cancelled, .. } => Some(Ending::Cancelled),
-            Progress { waits_for_people: true, .. } if !has_inbox => Some(Ending::WaitsForPeople),
+            Progress { waits_for_people: true, .. } if !waits_for_people => Some(Ending::WaitsForPeople),
             _ => None,
         };
         tokio::select! {
-            finished = self.health.progress.wait_for(|progress| ending(progress).is_some()) => {
+            finished = self.progress.wait_for(|progress| ending(progress).is_some()) => {
                 let progress = finished.map_err(|_| gone())?;
                 ending(&progress).ok_or_else(gone)
             }
@@ -132,14 +183,6 @@ impl RunningExperiment {
                 Err(failed.map_err(|_| gone())?.clone().map_or_else(gone, PipelineError::Failed))
             }
         }
-    }
-
-    /// Stops the watches and waits until the steps have finished. Call it after the broker is closed.
-    pub(super) async fn drained(self) -> Option<SnapshotWriter> {
-        self.watches.iter().for_each(JoinHandle::abort);
-        self.running.drained().await;
-        let _ = self.set_aside.await;
-        self.snapshots
     }
 }
 
@@ -154,28 +197,6 @@ fn redelivery_of(
     let round = group(StepName::Round, &plan.experiment);
     let steps = subscriptions(plan, 1).into_iter().filter(|step| step.group != round).collect();
     redelivery::watch(states, log, steps, redelivery::PATIENCE, rejections, context.clone())
-}
-
-/// The background tasks of an experiment beside its steps: lease expiry, folders, and the history.
-struct Watches {
-    states: States,
-    history: LogHistory,
-    intake: Option<Arc<TrainingIntake>>,
-    inbox: Option<PathBuf>,
-}
-
-impl Watches {
-    fn start(self, plan: &Plan, context: &StepContext) -> Vec<JoinHandle<()>> {
-        let Some(learns) = &plan.learning else { return Vec::new() };
-        let mut watches = vec![actix::spawn(lease::watch(self.states, context.clone()))];
-        if let Some(intake) = self.intake {
-            watches.push(actix::spawn(begin_trainings(self.history, intake, context.failure.clone())));
-        }
-        if let (FeedbackSource::People, Some(inbox)) = (learns.feedback.source, self.inbox) {
-            watches.push(actix::spawn(inbox::watch(inbox, Arc::new(plan.clone()), context.clone())));
-        }
-        watches
-    }
 }
 
 /// Begins trainings once their start is durable.

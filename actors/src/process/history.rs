@@ -10,6 +10,15 @@ use dissent_domain::log::EventLog;
 use dissent_queues::BoxFuture;
 use tokio::sync::watch;
 
+/// Returns the last durable position of a log, as it grows.
+pub(super) fn advances(log: &dyn EventLog) -> watch::Receiver<u64> {
+    let (head, advanced) = watch::channel(log.head());
+    log.on_advance(Box::new(move |position| {
+        head.send_replace(position);
+    }));
+    advanced
+}
+
 /// Events read from the log at once.
 const PAGE: usize = 1024;
 
@@ -32,13 +41,20 @@ pub struct LogHistory {
 }
 
 impl LogHistory {
-    /// The events after this version (0: from the start).
+    /// The events after this version (0: from the start). The log keeps a listener as long as it is open.
     #[must_use]
     pub fn after(log: Arc<dyn EventLog>, experiment: ExperimentId, version: u64) -> Self {
-        let (head, advanced) = watch::channel(log.head());
-        log.on_advance(Box::new(move |position| {
-            head.send_replace(position);
-        }));
+        let advanced = advances(&*log);
+        Self::following(log, experiment, version, advanced)
+    }
+
+    /// As [`after`](Self::after), with the last durable position of the log as it grows.
+    pub(crate) fn following(
+        log: Arc<dyn EventLog>,
+        experiment: ExperimentId,
+        version: u64,
+        advanced: watch::Receiver<u64>,
+    ) -> Self {
         Self { log, experiment, version, page: VecDeque::new(), advanced }
     }
 

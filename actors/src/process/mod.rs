@@ -1,9 +1,10 @@
 //! The processes of a deployment: the server with the journal, and workers.
 
 pub(crate) mod ending;
-mod experiment;
+pub(crate) mod experiment;
 pub(crate) mod health;
 pub(crate) mod history;
+pub(crate) mod host;
 pub(crate) mod recompute;
 pub(crate) mod resources;
 pub(crate) mod roles;

@@ -1,6 +1,5 @@
 //! The resources of a process.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use dissent_domain::log::EventLog;
@@ -44,6 +43,8 @@ pub struct Resources {
     pub lease: LeaseTimes,
     /// Whether other processes may run steps of the experiment too.
     pub shared: bool,
+    /// Whether the run waits for judgements of people, instead of ending.
+    pub waits_for_people: bool,
 }
 
 /// The resources of a plan that learns.
@@ -58,7 +59,4 @@ pub struct LearningResources {
     pub policy: Base,
     /// The reward model that the experiment began with.
     pub reward: Base,
-    /// The folder that receives judgements of people while the pipeline runs; `None`: the run ends instead of
-    /// waiting for people.
-    pub inbox: Option<PathBuf>,
 }

@@ -43,8 +43,8 @@ pub(crate) struct RunningSteps {
 }
 
 impl RunningSteps {
-    /// Ends the training at its next step, and waits until all steps have finished. Call it after the broker
-    /// is closed.
+    /// Ends the training at its next step, and waits until all steps have finished. Call it after the
+    /// experiment is stopped.
     pub(crate) async fn drained(self) {
         if let Some(training) = &self.training {
             training.stop();
@@ -159,7 +159,7 @@ impl StepBuilder {
         context: &StepContext,
         running: &mut RunningSteps,
     ) -> Result<(), PipelineError> {
-        let LearningResources { held_out, gold, trainer, policy, reward, inbox: _ } = resources;
+        let LearningResources { held_out, gold, trainer, policy, reward } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         let evaluation = || self.evaluation(learns, held_out, gold.clone());
         self.start_step(evaluation, StepName::Evaluation, context, running)?;
@@ -182,7 +182,7 @@ impl StepBuilder {
         let mut steps: Vec<Box<dyn AnyStep>> = vec![Box::new(self.generation()?), Box::new(self.reward()?)];
         let Some(learns) = &self.plan.learning else { return Ok(ModelSteps { steps, inputs: None }) };
         let resources = learning.ok_or(PipelineError::Missing("held-out prompts and models for learning"))?;
-        let LearningResources { held_out, gold, trainer, policy, reward, inbox: _ } = resources;
+        let LearningResources { held_out, gold, trainer, policy, reward } = resources;
         let gold: Option<SharedGold> = gold.map(|gold| Arc::new(Mutex::new(gold)));
         if learns.feedback.source == FeedbackSource::Oracle {
             steps.push(Box::new(self.oracle(gold.clone())?));

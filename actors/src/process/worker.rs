@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_domain::plan::Plan;
 use dissent_models::runtime::CancelFlag;
@@ -23,16 +24,20 @@ use crate::runner::context::StepContext;
 use crate::runner::failure::Failure;
 use crate::runner::gate::Gate;
 use crate::runner::known::KnownHistory;
+use crate::runner::stop::StopSwitch;
+use crate::runner::turns::Turns;
 use crate::state::States;
 use crate::state::progress::Progress;
 use crate::steps::PIPELINE;
 use crate::steps::training::assignment::TrainingIntake;
 
-/// A running worker. It needs a running actix system.
+/// The part of a worker process that belongs to one experiment. It needs a running actix system.
 pub struct Worker {
     broker: Arc<dyn Broker>,
     running: RunningSteps,
     following: JoinHandle<()>,
+    stop: StopSwitch,
+    experiment: ExperimentId,
     failure: watch::Receiver<Option<RunFailure>>,
     cancel: CancelFlag,
     health: ProcessHealth,
@@ -40,7 +45,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts the steps of `resources.roles` on an experiment. `history` begins at its first event;
-    /// `resources.log` receives the copy, and must be empty.
+    /// `resources.log` receives the copy, and must be empty. The experiments of a process share its `turns`.
     ///
     /// # Errors
     /// If the broker rejects a subscription, or the resources lack something that a role needs.
@@ -48,6 +53,7 @@ impl Worker {
         plan: &Plan,
         resources: Resources,
         history: Box<dyn History>,
+        turns: Turns,
     ) -> Result<Self, PipelineError> {
         let (failure, failed) = Failure::new();
         let states = States::default();
@@ -55,6 +61,7 @@ impl Worker {
         let (known, knows) = watch::channel(0);
         let (log, broker, cancel) =
             (resources.log.clone(), resources.broker.clone(), resources.cancel.clone());
+        let (stop, stopped) = StopSwitch::new();
         let context = StepContext {
             experiment: plan.experiment.clone(),
             broker: broker.clone(),
@@ -62,6 +69,9 @@ impl Worker {
             known: KnownHistory::up_to(knows),
             gate: Gate::of(progressed.clone()),
             pipeline: &PIPELINE,
+            stop: stopped,
+            states: states.clone(),
+            turns,
         };
         let (builder, _, learning) = step_set::split(plan, resources, &states);
         let running = builder.start(learning, &context)?;
@@ -71,12 +81,12 @@ impl Worker {
             meter: builder.meter,
             appends: None,
             states: states.clone(),
-            experiment,
+            experiment: experiment.clone(),
             log: log.clone(),
         };
         let copy = Copy { log, states, intake: running.intake(), progress, known };
         let following = actix::spawn(copy.follow(history, failure));
-        Ok(Self { broker, running, following, failure: failed, cancel, health })
+        Ok(Self { broker, running, following, stop, experiment, failure: failed, cancel, health })
     }
 
     /// Metrics to read during and after the run.
@@ -90,11 +100,63 @@ impl Worker {
         self.cancel.clone()
     }
 
+    /// The end of the experiment, to wait for.
+    #[must_use]
+    pub fn end(&self) -> WorkerEnd {
+        WorkerEnd { progress: self.health.progress.clone(), failure: self.failure.clone() }
+    }
+
     /// Waits until the experiment is finished or cancelled.
     ///
     /// # Errors
     /// If a step or the broker fails, or the history cannot be followed.
     pub async fn finished(&mut self) -> Result<(), PipelineError> {
+        self.end().ended().await
+    }
+
+    /// Stops the steps of the experiment: finishes running batches, and sends their proposals. A training
+    /// ends at its next step, with a checkpoint to resume from. Other experiments of the process continue.
+    ///
+    /// # Errors
+    /// If the broker fails.
+    pub async fn stop(self) -> Result<(), PipelineError> {
+        self.tell_to_stop();
+        self.running.drained().await;
+        Ok(self.broker.leave(&self.experiment).await?)
+    }
+
+    /// Tells every step to stop after its batch.
+    pub fn tell_to_stop(&self) {
+        self.stop.stop();
+        // Releases the deliveries that wait for more of the history.
+        self.following.abort();
+    }
+
+    /// Stops the steps, and then the broker of the process.
+    ///
+    /// # Errors
+    /// If the broker fails.
+    pub async fn drain(self) -> Result<(), PipelineError> {
+        self.tell_to_stop();
+        self.broker.close();
+        self.running.drained().await;
+        Ok(self.broker.drained().await?)
+    }
+}
+
+/// The end of an experiment in a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerEnd {
+    progress: watch::Receiver<Progress>,
+    failure: watch::Receiver<Option<RunFailure>>,
+}
+
+impl WorkerEnd {
+    /// Waits until the experiment is finished or cancelled.
+    ///
+    /// # Errors
+    /// If a step or the broker fails, or the history cannot be followed.
+    pub async fn ended(&mut self) -> Result<(), PipelineError> {
         let ended = || PipelineError::Failed(RunFailure::HistoryEnded);
         tokio::select! {
             // The failure is reported before its consequence, the end of the copy.
@@ -102,21 +164,8 @@ impl Worker {
             failed = self.failure.wait_for(Option::is_some) => {
                 Err(failed.map_err(|_| ended())?.clone().map_or_else(ended, PipelineError::Failed))
             }
-            finished = self.health.progress.wait_for(|progress| progress.is_over()) => finished.map(drop).map_err(|_| ended()),
+            finished = self.progress.wait_for(|progress| progress.is_over()) => finished.map(drop).map_err(|_| ended()),
         }
-    }
-
-    /// Stops in order: closes the broker, finishes running batches, sends their proposals. A training ends at
-    /// its next step, with a checkpoint to resume from.
-    ///
-    /// # Errors
-    /// If the broker fails.
-    pub async fn drain(self) -> Result<(), PipelineError> {
-        // Releases the deliveries that wait for more of the history.
-        self.following.abort();
-        self.broker.close();
-        self.running.drained().await;
-        Ok(self.broker.drained().await?)
     }
 }
 

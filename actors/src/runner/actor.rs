@@ -14,6 +14,7 @@ use super::context::StepContext;
 use super::propose::{propose, set_aside};
 use super::spec::StepSpec;
 use super::step::{Consequence, Received};
+use super::turns::Turn;
 use super::trace;
 use crate::error::{RunFailure, StepError, StepFault, chain};
 
@@ -75,7 +76,12 @@ impl Work {
             Ok(received) => received,
             Err(failure) => return self.context.failure.report(failure),
         };
-        let outcomes = match self.compute.handle(received).await {
+        let Some(turn) = self.turn().await else {
+            return deliveries.into_iter().for_each(Delivery::release);
+        };
+        let outcomes = self.compute.handle(received).await;
+        drop(turn);
+        let outcomes = match outcomes {
             Ok(outcomes) if outcomes.len() == deliveries.len() => outcomes,
             Ok(_) => return self.fail(StepFault::OutcomeCount),
             Err(fault) => return self.fail(fault),
@@ -93,6 +99,21 @@ impl Work {
         if let Some(error) = join_all(concluding).await.into_iter().find_map(Result::err) {
             self.fail_at_broker(error);
         }
+    }
+
+    /// Waits for the turn of this experiment, if the step computes with models. Returns `None` if the
+    /// experiment stops or is paused meanwhile.
+    async fn turn(&self) -> Option<Option<Turn>> {
+        if !self.spec.skips_recorded {
+            return Some(None);
+        }
+        let model = self.context.model(self.spec.name);
+        let turn = tokio::select! {
+            biased;
+            () = self.context.stop.stopped() => return None,
+            turn = self.context.turns.take(self.spec.name, &model) => turn,
+        };
+        (!self.context.gate.is_closed()).then_some(Some(turn))
     }
 
     /// Acknowledges and drops deliveries of a cancelled experiment.

@@ -11,6 +11,9 @@ use super::failure::Failure;
 use super::gate::Gate;
 use super::known::KnownHistory;
 use super::spec::{self, Pipeline, StepSpec};
+use super::stop::StopSignal;
+use super::turns::Turns;
+use crate::state::States;
 
 /// Attempts before a message is parked. Only failures count: a killed process is not the message's fault.
 const DELIVERY_LIMIT: u32 = 4;
@@ -26,12 +29,31 @@ pub(crate) struct StepContext {
     pub(crate) gate: Gate,
     /// The table of the pipeline.
     pub(crate) pipeline: &'static Pipeline,
+    /// Tells that the experiment stops in this process.
+    pub(crate) stop: StopSignal,
+    pub(crate) states: States,
+    /// The turns that the experiments of the process take.
+    pub(crate) turns: Turns,
 }
 
 impl StepContext {
     /// The row of a step in the table of the pipeline; `None` if the table lacks it.
     pub(crate) fn spec(&self, step: StepName) -> Option<&'static StepSpec> {
         spec::row(self.pipeline, step)
+    }
+
+    /// The name of the model that a step runs now; empty if it runs none.
+    pub(crate) fn model(&self, step: StepName) -> String {
+        let current = match step {
+            StepName::Generation | StepName::Evaluation => self.states.policy(&self.experiment),
+            StepName::Reward => self.states.reward_model(&self.experiment),
+            StepName::Round
+            | StepName::Prompt
+            | StepName::Conflict
+            | StepName::Feedback
+            | StepName::Training => None,
+        };
+        current.map(|model| model.fingerprint).unwrap_or_default()
     }
 }
 

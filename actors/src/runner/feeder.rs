@@ -1,9 +1,6 @@
 //! Feeds a step with deliveries of the broker, unless the experiment is paused.
 
-use std::sync::Arc;
-
 use dissent_queues::{BrokerError, Consumer, Subscription};
-use tokio::sync::Notify;
 
 use super::actor::{Batch, StepActor};
 use super::context::StepContext;
@@ -16,7 +13,6 @@ pub(super) struct Feeder {
     pub(super) actor: actix::Addr<StepActor>,
     pub(super) batch: usize,
     pub(super) context: StepContext,
-    pub(super) stop: Arc<Notify>,
 }
 
 /// Why feeding stopped.
@@ -31,7 +27,7 @@ impl Feeder {
         while let FeedEnd::Paused = self.feed(consumer, &mut gate).await {
             let open = tokio::select! {
                 open = gate.opens() => open,
-                () = self.stop.notified() => false,
+                () = self.context.stop.stopped() => false,
             };
             if !open {
                 return;
@@ -49,13 +45,14 @@ impl Feeder {
         }
     }
 
-    /// Feeds until the broker closes, the run fails, or the experiment is paused. A pause drops the consumer
+    /// Feeds until the experiment stops, the broker closes, the run fails, or the experiment is paused. A pause drops the consumer
     /// with its prefetched deliveries: RabbitMQ limits the time of a delivery, and a pause may last longer.
     async fn feed(&self, mut consumer: Consumer, gate: &mut Gate) -> FeedEnd {
         let failure = &self.context.failure;
         loop {
             let next = tokio::select! {
                 biased;
+                () = self.context.stop.stopped() => return FeedEnd::Stopped,
                 () = gate.closes() => return FeedEnd::Paused,
                 next = consumer.next() => next,
             };

@@ -17,12 +17,11 @@ pub(crate) mod set_aside;
 pub(crate) mod skip_recorded;
 pub(crate) mod spec;
 pub(crate) mod step;
+pub(crate) mod stop;
 pub(crate) mod trace;
-
-use std::sync::Arc;
+pub(crate) mod turns;
 
 use actix::Actor as _;
-use tokio::sync::Notify;
 
 use crate::error::PipelineError;
 use actor::StepActor;
@@ -36,13 +35,11 @@ pub(crate) use compute::panic_message;
 /// A running step.
 pub(crate) struct StepHandle {
     feeder: tokio::task::JoinHandle<()>,
-    stop: Arc<Notify>,
 }
 
 impl StepHandle {
-    /// Waits until the step has finished its batch. Call it after the broker is closed.
+    /// Waits until the step has finished its batch. Call it after the experiment is stopped.
     pub(crate) async fn drained(self) {
-        self.stop.notify_one();
         if let Err(error) = self.feeder.await {
             tracing::error!(%error, "failed to join the feeder");
         }
@@ -58,7 +55,6 @@ pub(crate) fn start<S: AnyStep>(step: S, context: &StepContext) -> Result<StepHa
     let compute =
         ComputeThread::start(step).map_err(|source| PipelineError::Thread { step: name, source })?;
     let actor = StepActor { spec, compute, context: context.clone() }.start();
-    let stop = Arc::new(Notify::new());
-    let feeder = Feeder { subscription, actor, batch, context: context.clone(), stop: stop.clone() };
-    Ok(StepHandle { feeder: actix::spawn(feeder.run(consumer)), stop })
+    let feeder = Feeder { subscription, actor, batch, context: context.clone() };
+    Ok(StepHandle { feeder: actix::spawn(feeder.run(consumer)) })
 }

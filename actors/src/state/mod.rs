@@ -105,6 +105,11 @@ impl States {
         Ok(self.load(log, experiment, None)?)
     }
 
+    /// Drops the state of an experiment.
+    pub(crate) fn remove(&self, experiment: &ExperimentId) {
+        self.lock().remove(experiment);
+    }
+
     /// Decides an operator command. On acceptance the state is evolved, and the caller must append at once.
     pub(crate) fn command(
         &self,

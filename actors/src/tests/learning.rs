@@ -41,6 +41,7 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{ArtifactStore, MemoryLog, Snapshots};
 use tempfile::TempDir;
 
+use crate::ModelCache;
 use crate::required::required;
 use crate::{
     Base, Ending, Gold, LearningResources, LeaseTimes, Pipeline, PipelineError, Policy, Proxy, Refinement,
@@ -167,7 +168,7 @@ fn base(runtime: &'static OnnxRuntime, adapter: Option<&str>) -> Base {
     let adapter = adapter.map(|name| Arc::new(LoraAdapter::open(&golden(name)).unwrap()));
     let options =
         SessionOptions { provider: Provider::Cpu, threads: 1, rows: 8, ..SessionOptions::default() };
-    Base { runtime, checkpoint, sampling: None, adapter, options }
+    Base { runtime, checkpoint, sampling: None, adapter, options, cache: ModelCache::default() }
 }
 
 fn prompts(kind: &str, count: u32) -> Vec<Prompt> {
@@ -270,10 +271,6 @@ impl Fixture {
         Box::new(CountingTrainer { policy: self.policy.clone(), reward: self.reward.clone(), fault })
     }
 
-    fn inbox(&self) -> PathBuf {
-        self.folder.path().join("inbox")
-    }
-
     /// Runs a plan until it waits for people, then runs it to its end with their judgements.
     async fn finish_with_people(
         &self,
@@ -281,41 +278,43 @@ impl Fixture {
         [first, second]: [Box<dyn Trainer>; 2],
         is_unsafe: Option<[bool; 2]>,
     ) {
-        let mut pipeline = self.start(plan, first, None).await;
+        let mut pipeline = self.start(plan, first, false).await;
         assert_eq!(ended(&mut pipeline).await, Ending::WaitsForPeople);
         pipeline.drain().await.unwrap();
         assert!(self.of_kind(EventType::FeedbackSettled).is_empty());
-        let mut pipeline = self.start(plan, second, Some(self.inbox())).await;
-        self.judge_all(Verdict::Second, is_unsafe);
+        let mut pipeline = self.start(plan, second, true).await;
+        self.judge_all(&pipeline, Verdict::Second, is_unsafe).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
     }
 
-    /// Puts a judgement of each requested comparison into the inbox.
-    fn judge_all(&self, verdict: Verdict, is_unsafe: Option<[bool; 2]>) {
-        let mut lines = String::new();
-        for comparison in 0..u32::try_from(self.of_kind(EventType::FeedbackRequested).len()).unwrap() {
+    /// Gives a judgement of each requested comparison to a running pipeline, twice.
+    async fn judge_all(&self, pipeline: &Pipeline, verdict: Verdict, is_unsafe: Option<[bool; 2]>) {
+        let comparisons = u32::try_from(self.of_kind(EventType::FeedbackRequested).len()).unwrap();
+        let judgement = |comparison| {
             let (annotator, comment) = ("ann".into(), None);
-            let judgement = FeedbackReceived { round: 0, comparison, annotator, verdict, is_unsafe, comment };
-            lines += &(serde_json::to_string(&judgement).unwrap() + "\n");
-        }
-        std::fs::create_dir(self.inbox()).unwrap();
-        std::fs::write(self.inbox().join("partial"), lines).unwrap();
-        std::fs::rename(self.inbox().join("partial"), self.inbox().join("ann.jsonl")).unwrap();
+            FeedbackReceived { round: 0, comparison, annotator, verdict, is_unsafe, comment }
+        };
+        let judgements: Vec<FeedbackReceived> = (0..comparisons).map(judgement).collect();
+        let (control, experiment) = (pipeline.control(), pipeline.experiment().clone());
+        let judged = control.judge(experiment.clone(), judgements.clone()).await.unwrap();
+        assert_eq!((judged.new, judged.already_there), (comparisons.into(), 0));
+        let judged = control.judge(experiment, judgements).await.unwrap();
+        assert_eq!((judged.new, judged.already_there), (0, comparisons.into()));
     }
 
-    async fn start(&self, plan: &Plan, trainer: Box<dyn Trainer>, inbox: Option<PathBuf>) -> Pipeline {
-        self.start_with(plan, trainer, inbox, LeaseTimes::default()).await
+    async fn start(&self, plan: &Plan, trainer: Box<dyn Trainer>, waits_for_people: bool) -> Pipeline {
+        self.start_with(plan, trainer, waits_for_people, LeaseTimes::default()).await
     }
 
     async fn start_with(
         &self,
         plan: &Plan,
         trainer: Box<dyn Trainer>,
-        inbox: Option<PathBuf>,
+        waits_for_people: bool,
         times: LeaseTimes,
     ) -> Pipeline {
-        Pipeline::start(plan, self.own_resources(plan, trainer, inbox, times)).await.unwrap()
+        Pipeline::start(plan, self.own_resources(plan, trainer, waits_for_people, times)).await.unwrap()
     }
 
     /// The resources of one process that runs every step.
@@ -323,13 +322,13 @@ impl Fixture {
         &self,
         plan: &Plan,
         trainer: Box<dyn Trainer>,
-        inbox: Option<PathBuf>,
+        waits_for_people: bool,
         times: LeaseTimes,
     ) -> Resources {
         let broker = Arc::new(EmbeddedBroker::new(self.log.clone(), EmbeddedOptions::default()));
-        let mut resources = self.resources(self.log.clone(), broker, Roles::all(), trainer, inbox);
+        let mut resources = self.resources(self.log.clone(), broker, Roles::all(), trainer, waits_for_people);
         let [_, scored] = templates();
-        resources.proxy = Some(Proxy::open(self.reward.clone(), scored, plan.reward.kind).unwrap());
+        resources.proxy = Some(Proxy::new(self.reward.clone(), scored, plan.reward.kind));
         resources.lease = times;
         resources
     }
@@ -340,13 +339,13 @@ impl Fixture {
         broker: Arc<EmbeddedBroker>,
         roles: Roles,
         trainer: Box<dyn Trainer>,
-        inbox: Option<PathBuf>,
+        waits_for_people: bool,
     ) -> Resources {
         let [raw, scored] = templates();
         let gold: Box<dyn Gold> = Box::new(Longest);
         let (policy, reward) = (self.policy.clone(), self.reward.clone());
         let (held_out, gold, trainer) = (prompts("held", 3), Some(gold), Some(trainer));
-        let learning = LearningResources { held_out, gold, trainer, policy, reward, inbox };
+        let learning = LearningResources { held_out, gold, trainer, policy, reward };
         Resources {
             log,
             broker,
@@ -354,17 +353,18 @@ impl Fixture {
             snapshots: Some(Snapshots::new(self.folder.path().join("snapshots"))),
             roles,
             prompts: prompts("p", PROMPTS),
-            policy: Some(Policy::open(self.policy.clone(), raw, 2).unwrap()),
-            proxy: Some(Proxy::open(self.reward.clone(), scored, RewardKind::Reward).unwrap()),
+            policy: Some(Policy::new(self.policy.clone(), raw, 2)),
+            proxy: Some(Proxy::new(self.reward.clone(), scored, RewardKind::Reward)),
             learning: Some(learning),
             cancel: CancelFlag::new(),
             lease: LeaseTimes::default(),
             shared: false,
+            waits_for_people,
         }
     }
 
     async fn finish(&self, plan: &Plan, trainer: Box<dyn Trainer>) {
-        let mut pipeline = self.start(plan, trainer, None).await;
+        let mut pipeline = self.start(plan, trainer, false).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
     }
@@ -472,7 +472,7 @@ fn a_stopped_training_resumes_from_its_checkpoint_with_the_same_result() {
     let plan = undisturbed.plan(1, FeedbackSource::Oracle);
     actix::System::new().block_on(undisturbed.finish(&plan, undisturbed.trainer(Fault::None)));
     with_fixture(async |fixture| {
-        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), None).await;
+        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), false).await;
         let mut progress = pipeline.progress();
         let reached = progress.wait_for(|now| now.training.is_some_and(|(step, _)| step == 4));
         tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
@@ -493,7 +493,7 @@ fn a_training_without_heartbeats_is_requested_again_when_its_lease_expires() {
         let times = LeaseTimes { lease: Duration::from_millis(300), heartbeat: Duration::from_secs(3600) };
         let silent = Fault::Silent(Arc::new(AtomicBool::new(true)));
         let plan = fixture.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), None, times).await;
+        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), false, times).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());
@@ -508,7 +508,7 @@ fn a_training_without_heartbeats_is_requested_again_when_its_lease_expires() {
 fn a_failed_training_stops_the_run_with_its_reason() {
     with_fixture(async |fixture| {
         let plan = fixture.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::Error), None).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::Error), false).await;
         let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
         assert!(is_failed_training(&failed.unwrap_err()));
         pipeline.drain().await.unwrap();
@@ -516,13 +516,12 @@ fn a_failed_training_stops_the_run_with_its_reason() {
 }
 
 #[test]
-fn a_run_with_people_waits_and_reads_judgements_from_its_inbox() {
+fn a_run_with_people_waits_for_their_judgements() {
     with_fixture(async |fixture| {
         let plan = fixture.plan(1, FeedbackSource::People);
         fixture
             .finish_with_people(&plan, [fixture.trainer(Fault::None), fixture.trainer(Fault::None)], None)
             .await;
         fixture.verified();
-        assert_eq!(std::fs::read_dir(fixture.inbox()).unwrap().count(), 0);
     });
 }

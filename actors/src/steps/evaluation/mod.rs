@@ -177,8 +177,10 @@ impl EvaluationStep {
             return Ok(None);
         }
         let base = lock(&self.policy).base.clone();
-        let mut scorer = base.scorer(base.adapter.as_deref()).map_err(StepError::fatal)?;
-        let mut reference = Vec::with_capacity(sampled.len());
+        let reference = base.scorer(base.adapter.clone());
+        let session = reference.session().map_err(StepError::fatal)?;
+        let mut scorer = lock(&session);
+        let mut logprobs = Vec::with_capacity(sampled.len());
         for SampledPrompt { prompt_ids, completions, .. } in sampled {
             let items: Vec<ScoreItem> = completions
                 .iter()
@@ -189,9 +191,9 @@ impl EvaluationStep {
                 .collect();
             let scores = self.failures.classify_one(scorer.score(&items, &self.cancel, &mut |_| ()))?;
             let sum = |tokens: &Vec<f32>| tokens.iter().map(|&logprob| f64::from(logprob)).sum();
-            reference.push(scores.iter().map(sum).collect());
+            logprobs.push(scores.iter().map(sum).collect());
         }
-        Ok(Some(reference))
+        Ok(Some(logprobs))
     }
 
     /// Rewards by the current reward model; `None` for prompts with a completion that it can never score.
@@ -217,15 +219,14 @@ impl EvaluationStep {
         if current == self.plan.reward.fingerprint {
             return Ok(refined.to_vec());
         }
-        let mut proxy = {
+        let proxy = {
             let current = lock(&self.proxy);
-            Proxy::open(current.base.clone(), current.template.clone(), current.kind)
-                .map_err(StepError::fatal)?
+            Proxy::new(current.base.clone(), current.template.clone(), current.kind)
         };
-        sampled.iter().map(|sampled| self.rewards(&mut proxy, sampled)).collect()
+        sampled.iter().map(|sampled| self.rewards(&proxy, sampled)).collect()
     }
 
-    fn rewards(&mut self, proxy: &mut Proxy, sampled: &SampledPrompt) -> Result<Option<Vec<f64>>, StepError> {
+    fn rewards(&mut self, proxy: &Proxy, sampled: &SampledPrompt) -> Result<Option<Vec<f64>>, StepError> {
         let texts = sampled.completions.iter().map(|completion| completion.text.as_str());
         or_left_out(proxy.score(&sampled.prompt, texts, &mut self.failures, &self.cancel))
     }

@@ -1,77 +1,12 @@
-//! The inbox: judgements of people that arrive while this process has the log open.
-//!
-//! Other processes move files of JSON Lines into a folder; each line has the fields of a `FeedbackReceived`.
-//! About once a second the watch reads the files in the order of their names. It removes a file once all its
-//! judgements are decided, and renames an unreadable one, so that no file is lost or read again.
+//! The judgements of a file that a process of version 0.1 left for the run that has the log open.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
 
-use dissent_domain::event::{FeedbackReceived, StepName};
-use dissent_domain::event_ids::feedback_requested_id;
-use dissent_domain::plan::Plan;
-use dissent_queues::BrokerError;
+use dissent_domain::event::FeedbackReceived;
 
-use crate::error::RunFailure;
-use crate::runner::context::StepContext;
-use crate::runner::propose::propose;
-use crate::runner::step::Consequence;
-
-const INTERVAL: Duration = Duration::from_secs(1);
 /// Largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-
-/// Reads the folder until it is aborted.
-pub(crate) async fn watch(folder: PathBuf, plan: Arc<Plan>, context: StepContext) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    loop {
-        ticks.tick().await;
-        let watched = folder.clone();
-        let found = tokio::task::spawn_blocking(move || whole_files(&watched)).await.unwrap_or_default();
-        for file in found {
-            if let Err(error) = record(&file, &plan, &context).await {
-                return context.failure.report(RunFailure::broker("record judgements", error));
-            }
-        }
-    }
-}
-
-/// The complete files, by name; empty if the folder does not exist.
-fn whole_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        // Regular files only: reading a pipe would block.
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl") && path.is_file())
-        .collect();
-    files.sort();
-    files
-}
-
-/// Proposes the judgements of a file, then removes the file.
-async fn record(file: &Path, plan: &Plan, context: &StepContext) -> Result<(), BrokerError> {
-    let judgements = match read_judgements(file) {
-        Ok(judgements) => judgements,
-        Err(error) => {
-            tracing::error!(file = %file.display(), %error, "renaming an unreadable file of judgements");
-            let _ = std::fs::rename(file, file.with_extension("jsonl.unreadable"));
-            return Ok(());
-        }
-    };
-    for judgement in judgements {
-        let cause = feedback_requested_id(plan, judgement.round, judgement.comparison);
-        let consequence = Consequence { cause, events: vec![judgement.into()] };
-        // A rejection is logged: the judgement came too late, or twice.
-        propose(context, StepName::Feedback, &consequence).await?;
-    }
-    // If the file remains, it is read again, which changes nothing.
-    if let Err(error) = std::fs::remove_file(file) {
-        tracing::warn!(file = %file.display(), %error, "failed to remove a file of recorded judgements");
-    }
-    Ok(())
-}
 
 /// The judgements in a file.
 ///
@@ -95,20 +30,6 @@ pub fn read_judgements(file: &Path) -> io::Result<Vec<FeedbackReceived>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn complete_files_are_found_in_the_order_of_their_names() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["b.jsonl", "a.jsonl", ".c.partial", "d.jsonl.unreadable"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        let names: Vec<_> =
-            whole_files(folder.path()).iter().map(|file| file.file_name().unwrap().to_owned()).collect();
-        assert_eq!(names, ["a.jsonl", "b.jsonl"]);
-        assert!(whole_files(&folder.path().join("none")).is_empty());
-        std::fs::create_dir(folder.path().join("e.jsonl")).unwrap();
-        assert_eq!(whole_files(folder.path()).len(), 2, "a folder is not read");
-    }
 
     #[test]
     fn an_error_names_the_invalid_line() {

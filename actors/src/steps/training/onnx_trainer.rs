@@ -5,6 +5,7 @@
 //! penalise the divergence from the policy that the experiment began with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dissent_domain::event::{CompletionsSampled, PolicyTuned};
 use dissent_domain::generation::sample_seed;
@@ -28,7 +29,8 @@ use dissent_models::tuning::{
 
 use super::trainer::{Refinement, TrainedAdapter, Trainer, TrainingWatch, Tuning};
 use crate::error::{StepError, StepFault, chain};
-use crate::live_models::versions::{Base, fingerprint};
+use crate::live_models::cache::ModelHandle;
+use crate::live_models::versions::{Base, Shared, fingerprint, lock};
 
 /// Approximate number of checkpoints of a training. Each takes the disk space of the trained parameters.
 const CHECKPOINTS: u64 = 10;
@@ -179,7 +181,7 @@ impl OnnxTrainer {
 
     /// Pairs of the policy's own completions, ranked by the current reward model, with the sampled token ids.
     fn ranked(&self, task: &Tuning, watch: &TrainingWatch) -> Result<Vec<TokenPair>, StepError> {
-        let mut scorer = self.scorer(task.reward.as_deref())?;
+        let mut scorer = self.scorer(task.reward.clone())?;
         let mut pairs = Vec::new();
         for sampled in &task.completions {
             if watch.should_stop() {
@@ -222,7 +224,7 @@ impl OnnxTrainer {
         if let Some(bytes) = &task.resume {
             restart_unless(tuner.restore(bytes))?;
         }
-        let mut scorer = self.scorer(task.reward.as_deref())?;
+        let mut scorer = self.scorer(task.reward.clone())?;
         let iterations = u64::from(task.plan.objective.ppo.iterations);
         let pace = Pace::of(iterations);
         let mut metrics = BTreeMap::new();
@@ -244,16 +246,18 @@ impl OnnxTrainer {
         trained(base, tuner.policy().adapter(None).map_err(failed)?, metrics, [0, 0])
     }
 
-    fn scorer(&self, adapter: Option<&LoraAdapter>) -> Result<RewardScorer, StepError> {
+    fn scorer(&self, adapter: Option<Arc<LoraAdapter>>) -> Result<RewardScorer, StepError> {
         let TrainableModel { base, template } = &self.reward;
-        let model = base.reward_model(adapter).map_err(failed)?;
-        Ok(RewardScorer { model, base: base.clone(), template: template.clone(), kind: self.kind })
+        let handle = base.reward_model(adapter);
+        let model = handle.session().map_err(failed)?;
+        Ok(RewardScorer { _handle: handle, model, base: base.clone(), template: template.clone(), kind: self.kind })
     }
 }
 
 /// A reward model that scores completions of a policy: larger is better, also for a cost model.
 struct RewardScorer {
-    model: RewardModel,
+    _handle: ModelHandle<RewardModel>,
+    model: Shared<RewardModel>,
     base: Base,
     template: PromptTemplate,
     kind: RewardKind,
@@ -271,9 +275,11 @@ impl RewardScorer {
         let encode = |text: &str| self.template.encode_dialogue_with_completion(tokenizer, &prompt, text);
         let texts = sampled.completions.iter().map(|completion| encode(&completion.text));
         let sequences: Vec<Vec<u32>> = texts.collect::<Result<_, ModelError>>().map_err(failed)?;
-        if sequences.iter().any(|sequence| self.model.check_sequence(sequence).is_err()) {
+        let model = lock(&self.model);
+        if sequences.iter().any(|sequence| model.check_sequence(sequence).is_err()) {
             return Ok(None);
         }
+        drop(model);
         self.score_sequences(&sequences, cancel).map(Some).map_err(failed)
     }
 
@@ -282,7 +288,7 @@ impl RewardScorer {
         sequences: &[Vec<u32>],
         cancel: &CancelFlag,
     ) -> Result<Vec<f64>, ModelError> {
-        let scores = self.model.score(sequences, cancel, &mut |_| ())?;
+        let scores = lock(&self.model).score(sequences, cancel, &mut |_| ())?;
         Ok(scores.into_iter().map(|score| self.kind.reward(f64::from(score))).collect())
     }
 }

@@ -30,6 +30,7 @@ use crate::live_models::versions::{Base, Versions};
 use crate::runner::context::StepContext;
 use crate::runner::propose::{Decided, propose};
 use crate::runner::step::Consequence;
+use crate::runner::turns::Turns;
 use crate::runner::{self, StepHandle, panic_message};
 use crate::state::Lease;
 use crate::state::clock::now_us;
@@ -94,7 +95,7 @@ pub(crate) fn start(
     let intake = Arc::new(TrainingIntake::new(versions.clone(), process_name(), assignments));
     let lease_ms = u64::try_from(times.lease.as_millis()).unwrap_or(u64::MAX);
     let training = TrainingStep::new(intake.clone(), lease_ms);
-    let thread = TrainerThread { inputs, reports, stop: stop.clone() };
+    let thread = TrainerThread { inputs, reports, stop: stop.clone(), turns: context.turns.clone() };
     std::thread::Builder::new()
         .name("trainer".to_owned())
         .spawn(move || thread.run(&inbox))
@@ -115,6 +116,8 @@ struct TrainerThread {
     inputs: TrainingInputs,
     reports: mpsc::Sender<Report>,
     stop: Arc<AtomicBool>,
+    /// Trainings of several experiments run one after another.
+    turns: Turns,
 }
 
 impl TrainerThread {
@@ -145,9 +148,9 @@ impl TrainerThread {
         let stop = [self.stop.clone(), assignment.ends.clone()];
         let cancel = self.inputs.cancel.clone();
         let mut watch = TrainingWatch::new(self.reports.clone(), artifacts.clone(), cancel, stop);
-        if watch.should_stop() {
-            return Err(StepError::Cancelled);
-        }
+        // Heartbeats keep the lease meanwhile.
+        let turn = self.turns.take_blocking(StepName::Training, "", || watch.should_stop());
+        let Some(_turn) = turn.filter(|_| !watch.should_stop()) else { return Err(StepError::Cancelled) };
         let trained = self.inputs.train(assignment, &mut watch)?;
         let bytes = trained.adapter.to_artifact().map_err(StepError::fatal)?;
         let adapter = artifacts.put_bytes(&bytes).map_err(StepError::fatal)?.to_string();

@@ -181,7 +181,7 @@ fn dpo_penalises_divergence_from_the_adapter_that_the_policy_began_with() {
 
 /// Stops a run during its training of this many steps.
 async fn stop_in_training(fixture: &Fixture, plan: &Plan, steps: u64) {
-    let pipeline = fixture.start(plan, trainer(fixture, RewardKind::Reward), None).await;
+    let pipeline = fixture.start(plan, trainer(fixture, RewardKind::Reward), false).await;
     let mut progress = pipeline.progress();
     let begun = progress.wait_for(|now| now.training.is_some_and(|(done, of)| of == steps && done > 0));
     tokio::time::timeout(Duration::from_secs(120), begun).await.expect("it begins").unwrap();
@@ -246,7 +246,7 @@ fn examples_that_are_all_too_long_are_an_error_that_names_the_key() {
                 false => &mut learning.tuning.hyperparameters,
             };
             shortened.max_length = 3;
-            let mut pipeline = fixture.start(&plan, trainer(fixture, RewardKind::Reward), None).await;
+            let mut pipeline = fixture.start(&plan, trainer(fixture, RewardKind::Reward), false).await;
             let failed = tokio::time::timeout(Duration::from_secs(60), pipeline.finished()).await.unwrap();
             let Err(PipelineError::Failed(RunFailure::Step { source, .. })) = failed else {
                 panic!("the run fails in a step")

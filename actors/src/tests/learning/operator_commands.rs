@@ -45,14 +45,14 @@ fn a_paused_training_releases_its_lease_and_resumes_from_its_checkpoint() {
     let plan = undisturbed.plan(1, FeedbackSource::Oracle);
     actix::System::new().block_on(undisturbed.finish(&plan, undisturbed.trainer(Fault::None)));
     with_fixture(async |fixture| {
-        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), None).await;
+        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), false).await;
         until(&pipeline, |now| now.training.is_some_and(|(step, _)| step == 4)).await;
         assert_eq!(give(&pipeline.control(), &plan, Action::Pause).await, ExperimentStatus::Paused);
         until(&pipeline, |now| now.training.is_none()).await;
         // A restart of the server during the pause changes nothing.
         pipeline.drain().await.unwrap();
         let requested = fixture.of_kind(EventType::TrainingRequested).len();
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), None).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), false).await;
         assert_eq!(pipeline.progress().borrow().status, ExperimentStatus::Paused);
         assert_eq!(fixture.of_kind(EventType::TrainingRequested).len(), requested);
         assert_eq!(give(&pipeline.control(), &plan, Action::Resume).await, ExperimentStatus::Running);
@@ -122,10 +122,10 @@ fn workers_pause_and_resume_with_the_journal() {
 fn judgements_are_recorded_during_a_pause_and_used_after_it() {
     with_fixture(async |fixture| {
         let plan = fixture.plan(1, FeedbackSource::People);
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), Some(fixture.inbox())).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), true).await;
         until(&pipeline, |now| now.waits_for_people).await;
         give(&pipeline.control(), &plan, Action::Pause).await;
-        fixture.judge_all(Verdict::First, None);
+        fixture.judge_all(&pipeline, Verdict::First, None).await;
         until(&pipeline, |now| now.judgements == now.judgements_wanted).await;
         assert!(fixture.of_kind(EventType::FeedbackSettled).is_empty());
         give(&pipeline.control(), &plan, Action::Resume).await;
@@ -143,7 +143,7 @@ fn judgements_are_recorded_during_a_pause_and_used_after_it() {
 fn a_cancelled_experiment_ends_during_a_training_and_stays_cancelled() {
     with_fixture(async |fixture| {
         let plan = fixture.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), None).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), false).await;
         until(&pipeline, |now| now.training.is_some_and(|(step, _)| step == 4)).await;
         let control = pipeline.control();
         assert_eq!(give(&control, &plan, Action::Cancel).await, ExperimentStatus::Cancelled);
@@ -156,7 +156,7 @@ fn a_cancelled_experiment_ends_during_a_training_and_stays_cancelled() {
         assert!(matches!(refused, CommandError::Gone), "{refused}");
         let last = fixture.recorded().pop().unwrap().decode().unwrap();
         assert_eq!(last.event_type(), EventType::ExperimentCancelled);
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), None).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), false).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Cancelled);
         pipeline.drain().await.unwrap();
         assert!(fixture.verified().experiment().is_over());
@@ -168,9 +168,9 @@ fn idle_experiments_of_the_log_accept_operator_commands() {
     with_fixture(async |fixture| {
         let mut other = fixture.plan(1, FeedbackSource::Oracle);
         other.experiment = ExperimentId::new("other").unwrap();
-        fixture.start(&other, fixture.trainer(Fault::None), None).await.drain().await.unwrap();
+        fixture.start(&other, fixture.trainer(Fault::None), false).await.drain().await.unwrap();
         let plan = fixture.plan(1, FeedbackSource::Oracle);
-        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), None).await;
+        let mut pipeline = fixture.start(&plan, fixture.trainer(Fault::None), false).await;
         assert_eq!(give(&pipeline.control(), &other, Action::Cancel).await, ExperimentStatus::Cancelled);
         let unknown = ExperimentId::new("unknown").unwrap();
         let refused = pipeline.control().command(unknown, command(Action::Pause)).await.unwrap_err();

@@ -14,7 +14,7 @@ pub(super) fn recomputed(
     trainer: Box<dyn Trainer>,
 ) -> Recomputed {
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
-    let resources = fixture.resources(log.clone(), broker, Roles::all(), trainer, None);
+    let resources = fixture.resources(log.clone(), broker, Roles::all(), trainer, false);
     recompute(plan, resources, &mut |_, _| ()).unwrap()
 }
 
@@ -49,7 +49,7 @@ fn an_interrupted_training_is_reproduced_without_the_interruption() {
         let plan = fixture.plan(1, FeedbackSource::Oracle);
         let silent = Fault::Silent(Arc::new(AtomicBool::new(true)));
         let times = LeaseTimes { lease: Duration::from_millis(300), heartbeat: Duration::from_secs(3600) };
-        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), None, times).await;
+        let mut pipeline = fixture.start_with(&plan, fixture.trainer(silent), false, times).await;
         assert_eq!(ended(&mut pipeline).await, Ending::Finished);
         pipeline.drain().await.unwrap();
         assert!(!fixture.of_kind(EventType::TrainingLeaseExpired).is_empty());

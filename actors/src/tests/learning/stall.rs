@@ -8,7 +8,7 @@ use crate::tests::stalling_store::StallingStore;
 
 /// Starts a plan whose checks read the artifacts of the fixture through a store that stalls.
 async fn start(fixture: &Fixture, plan: &Plan, times: LeaseTimes) -> (Pipeline, Arc<StallingStore>) {
-    let resources = fixture.own_resources(plan, fixture.trainer(Fault::None), None, times);
+    let resources = fixture.own_resources(plan, fixture.trainer(Fault::None), false, times);
     let store = StallingStore::closed(resources.artifacts.clone());
     let check = ArtifactCheck::new(store.clone(), &fixture.policy, &fixture.reward);
     let pipeline = Box::pin(Pipeline::start_with_check(plan, resources, Some(check))).await.unwrap();

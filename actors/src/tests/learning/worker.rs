@@ -6,7 +6,7 @@ use dissent_domain::event::TrainingStarted;
 use dissent_domain::log::{Append, ExpectedVersion};
 
 use super::*;
-use crate::{LogHistory, Worker};
+use crate::{LogHistory, Turns, Worker};
 
 /// The results in a log, ordered by id, so that the speed of single workers does not matter.
 pub(super) fn results(log: &MemoryLog) -> BTreeSet<(String, String, Vec<u8>)> {
@@ -27,13 +27,13 @@ pub(super) fn worker(
 ) -> Worker {
     let history = LogHistory::after(fixture.log.clone(), plan.experiment.clone(), 0);
     let roles = roles.parse().unwrap();
-    let resources = fixture.resources(Arc::default(), broker.clone(), roles, fixture.trainer(fault), None);
-    Worker::start(plan, resources, Box::new(history)).unwrap()
+    let resources = fixture.resources(Arc::default(), broker.clone(), roles, fixture.trainer(fault), false);
+    Worker::start(plan, resources, Box::new(history), Turns::default()).unwrap()
 }
 
 pub(super) async fn journal(fixture: &Fixture, plan: &Plan, broker: &Arc<EmbeddedBroker>) -> Pipeline {
     let trainer = fixture.trainer(Fault::None);
-    let resources = fixture.resources(fixture.log.clone(), broker.clone(), Roles::none(), trainer, None);
+    let resources = fixture.resources(fixture.log.clone(), broker.clone(), Roles::none(), trainer, false);
     Pipeline::start(plan, resources).await.unwrap()
 }
 
@@ -118,9 +118,9 @@ fn a_worker_with_a_wrong_fingerprint_is_contradicted_and_another_one_replaces_it
         let history = LogHistory::after(fixture.log.clone(), plan.experiment.clone(), 0);
         let roles = "training".parse().unwrap();
         let trainer = fixture.trainer(wrong);
-        let mut resources = fixture.resources(Arc::default(), broker.clone(), roles, trainer, None);
+        let mut resources = fixture.resources(Arc::default(), broker.clone(), roles, trainer, false);
         resources.lease = LeaseTimes::of(Duration::from_secs(2));
-        let trainer = Worker::start(&plan, resources, Box::new(history)).unwrap();
+        let trainer = Worker::start(&plan, resources, Box::new(history), Turns::default()).unwrap();
         assert_eq!(ended(&mut journal).await, Ending::Finished);
         for worker in [others, trainer] {
             worker.drain().await.unwrap();
@@ -153,7 +153,7 @@ async fn copied(log: &MemoryLog) -> Arc<MemoryLog> {
 fn a_start_expires_an_old_lease_only_if_no_other_process_can_hold_it() {
     with_fixture(async |fixture| {
         let plan = fixture.plan(1, FeedbackSource::Oracle);
-        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), None).await;
+        let pipeline = fixture.start(&plan, fixture.trainer(Fault::StuckAt(4)), false).await;
         let mut progress = pipeline.progress();
         let reached = progress.wait_for(|now| now.training.is_some_and(|(step, _)| step == 4));
         tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
@@ -161,7 +161,7 @@ fn a_start_expires_an_old_lease_only_if_no_other_process_can_hold_it() {
             let log = copied(&fixture.log).await;
             let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
             let trainer = fixture.trainer(Fault::None);
-            let resources = fixture.resources(log.clone(), broker, Roles::none(), trainer, None);
+            let resources = fixture.resources(log.clone(), broker, Roles::none(), trainer, false);
             let again = Pipeline::start(&plan, Resources { shared, ..resources }).await.unwrap();
             let expired =
                 |recorded: &Recorded| recorded.event.event_type == EventType::TrainingLeaseExpired.name();

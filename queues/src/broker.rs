@@ -109,20 +109,41 @@ pub trait Broker: Send + Sync + 'static {
     /// an effect only in the journal's process, and only if the broker carries contexts of events.
     fn put_in_context(&self, event: EventId, context: &MessageContext);
 
-    /// Returns the receiver of proposals for the journal. The call succeeds once, because there is one
-    /// journal.
+    /// Returns the receiver of proposals of all hosted experiments, for the journal. The call succeeds once,
+    /// because there is one journal.
     ///
     /// # Errors
     /// - [`BrokerError::ProposalsTaken`] if it was called before.
     /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, which has no journal.
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError>;
 
-    /// Returns a consumer of the parked messages of every group. Several consumers share them.
+    /// Begins to receive the proposals of workers for an experiment. Idempotent. The embedded broker has
+    /// nothing to do.
     ///
     /// # Errors
-    /// - [`BrokerError::Closed`].
+    /// - [`BrokerError::Closed`], or [`BrokerError::Leaving`] during a [`leave`](Self::leave).
+    /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, which has no journal.
+    fn host(&self, experiment: &ExperimentId) -> Result<(), BrokerError>;
+
+    /// Returns a consumer of the parked events of one experiment. Several consumers share them.
+    ///
+    /// # Errors
+    /// - [`BrokerError::Closed`], or [`BrokerError::Leaving`] during a [`leave`](Self::leave).
     /// - [`BrokerError::ServerOnly`] on a worker of RabbitMQ, because the server receives them.
-    fn parked(&self) -> Result<ParkedConsumer, BrokerError>;
+    fn parked(&self, experiment: &ExperimentId) -> Result<ParkedConsumer, BrokerError>;
+
+    /// Ends the groups of an experiment in this process. Call it after their consumers are dropped.
+    ///
+    /// Waits a bounded time until the deliveries are settled and the settlements are durable. Then all memory
+    /// of the groups is freed, even if a delivery is still held: it cannot be settled any more, and is
+    /// redelivered. A later [`subscribe`](Self::subscribe) resumes each group. Dropping the future does not
+    /// cancel the leave.
+    ///
+    /// # Errors
+    /// - [`BrokerError::Log`] or [`BrokerError::Closed`].
+    /// - [`BrokerError::Late`] if RabbitMQ did not receive all settlements in time. The memory is freed, and
+    ///   the messages are redelivered.
+    fn leave<'a>(&'a self, experiment: &'a ExperimentId) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Redelivers the event at `position` to `group` as a first attempt, whether or not its parking was
     /// acknowledged. An operator calls this after repairing the cause of the failure.
@@ -141,5 +162,11 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// - [`BrokerError::Log`] or [`BrokerError::Closed`] if a settlement could not be made durable.
     /// - [`BrokerError::Unavailable`] if RabbitMQ did not confirm in time.
+    /// - [`BrokerError::Closed`] after [`abandon`](Self::abandon), if something was given up.
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Ends all waits for RabbitMQ, as the last step of an orderly stop. Publications that still wait fail
+    /// with [`BrokerError::Closed`], and their causes are redelivered. [`drained`](Self::drained) returns,
+    /// even while deliveries are held. The embedded broker has nothing to do.
+    fn abandon(&self);
 }

@@ -171,7 +171,7 @@ pub struct Parked {
     pub reason: String,
 }
 
-/// Receives the parked messages of every group.
+/// Receives the parked messages of an experiment.
 pub struct ParkedConsumer {
     pub(crate) source: Box<dyn Source<ParkedDelivery>>,
 }

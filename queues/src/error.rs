@@ -106,6 +106,12 @@ pub enum BrokerError {
     /// The proposals have a consumer already.
     #[error("the proposals already have a consumer: use one journal")]
     ProposalsTaken,
+    /// The experiment is leaving the broker.
+    #[error("experiment {experiment} is being unloaded: wait until that is done")]
+    Leaving {
+        /// The experiment.
+        experiment: ExperimentId,
+    },
     /// An event cannot be replayed to a group. `reason` states whether a retry can help.
     #[error("event {position} cannot be replayed to group {group:?}: {reason}")]
     NotReplayable {

@@ -2,9 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::group::NextDelivery;
@@ -106,8 +108,7 @@ impl Lease {
             return Err(BrokerError::Closed);
         }
         self.shared
-            .with(&self.cell, |group| group.settle(self.position, self.member, outcome, Instant::now()));
-        Ok(())
+            .with(&self.cell, |group| group.settle(self.position, self.member, outcome, Instant::now()))
     }
 }
 
@@ -122,14 +123,18 @@ impl Settle for Lease {
     }
 }
 
-/// A consumer of parked messages, of all groups.
+/// A consumer of the parked messages of an experiment.
 pub(super) struct ParkedSource {
     shared: Arc<Shared>,
+    experiment: ExperimentId,
+    /// Set when the experiment leaves.
+    left: Arc<AtomicBool>,
 }
 
 impl ParkedSource {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(super) fn new(shared: Arc<Shared>, experiment: ExperimentId) -> Self {
+        let left = shared.watch_leave(&experiment);
+        Self { shared, experiment, left }
     }
 }
 
@@ -139,13 +144,13 @@ impl Source<ParkedDelivery> for ParkedSource {
         self.shared.await_parked(context.waker());
         match self.try_next() {
             Some(delivery) => Poll::Ready(Some(delivery)),
-            None if self.shared.is_closing() => Poll::Ready(None),
+            None if self.shared.is_closing() || self.left.load(Ordering::Acquire) => Poll::Ready(None),
             None => Poll::Pending,
         }
     }
 
     fn try_next(&mut self) -> Option<ParkedDelivery> {
-        let (cell, parked) = self.shared.take_parked()?;
+        let (cell, parked) = self.shared.take_parked(&self.experiment)?;
         let position = parked.event.position;
         let lease = ParkedLease { shared: Arc::clone(&self.shared), cell, position };
         Some(ParkedDelivery::new(parked, Box::new(lease)))
@@ -168,8 +173,7 @@ impl ParkedLease {
         if self.shared.is_stopping() {
             return Err(BrokerError::Closed);
         }
-        self.shared.with(&self.cell, |group| group.settle_parked(self.position, done));
-        Ok(())
+        self.shared.with(&self.cell, |group| group.settle_parked(self.position, done))
     }
 }
 

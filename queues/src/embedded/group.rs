@@ -91,6 +91,8 @@ enum Lifecycle {
     Running,
     /// Delivers nothing more; deliveries can still be settled.
     Closed,
+    /// The final record is stored; deliveries cannot be settled any more.
+    Left,
     Failed(BrokerError),
 }
 
@@ -119,17 +121,29 @@ pub(super) struct Effects {
     pub parked: bool,
 }
 
+/// The stored progress of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The group has no record.
+    New,
+    /// The group's record.
+    Stored(Record),
+}
+
 /// A consumer group.
 #[derive(Debug)]
 pub(super) struct Group {
     name: String,
     rules: Rules,
     lifecycle: Lifecycle,
-    /// The stored record, until the I/O thread has read the events that it names. Nothing is delivered or
-    /// stored before.
-    resume_from: Option<Record>,
+    /// The stored progress, until the I/O thread has resumed from it. Nothing is delivered or stored before.
+    origin: Option<Origin>,
     /// Every event up to here was read.
     read_to: u64,
+    /// Number of events of the group's experiment up to `read_to`, once known.
+    version: Option<u64>,
+    /// Position in the stored record.
+    stored_to: u64,
     /// Wanted events that were read and not yet delivered, in log order; at most two pages.
     fresh: VecDeque<Arc<Recorded>>,
     fresh_low: usize,
@@ -143,13 +157,15 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(name: String, rules: Rules, record: Record, page: usize) -> Self {
+    pub(super) fn new(name: String, rules: Rules, record: Option<Record>, page: usize) -> Self {
         Self {
             name,
             rules,
             lifecycle: Lifecycle::Running,
-            resume_from: Some(record),
+            origin: Some(record.map_or(Origin::New, Origin::Stored)),
             read_to: 0,
+            version: None,
+            stored_to: 0,
             fresh: VecDeque::new(),
             fresh_low: (page / 2).max(1),
             open: BTreeMap::new(),
@@ -256,11 +272,23 @@ impl Group {
     }
 
     /// Settles a delivery.
-    pub(super) fn settle(&mut self, position: u64, member: u64, outcome: Outcome, now: Instant) {
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`] after the group left.
+    pub(super) fn settle(
+        &mut self,
+        position: u64,
+        member: u64,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Result<(), BrokerError> {
+        if matches!(self.lifecycle, Lifecycle::Left) {
+            return Err(BrokerError::Closed);
+        }
         if let Some(member) = self.members.get_mut(&member) {
             member.unsettled = member.unsettled.saturating_sub(1);
         }
-        let Some(open) = self.open.get_mut(&position) else { return };
+        let Some(open) = self.open.get_mut(&position) else { return Ok(()) };
         open.redelivered = true;
         match outcome {
             Outcome::Done => {
@@ -280,6 +308,7 @@ impl Group {
         self.note_end();
         self.touch();
         self.wake_members();
+        Ok(())
     }
 
     // ---- the end
@@ -307,6 +336,17 @@ impl Group {
         self.wake_members();
     }
 
+    /// Ends the group for good and frees its messages; returns the record to store, if it changed. A held
+    /// delivery is unfinished in the record.
+    pub(super) fn end(&mut self) -> Option<Record> {
+        self.close();
+        let record = self.final_record();
+        self.lifecycle = Lifecycle::Left;
+        (self.fresh, self.open, self.parked) = (VecDeque::new(), BTreeMap::new(), BTreeMap::new());
+        self.wake_members();
+        record
+    }
+
     /// Ends deliveries with an error.
     pub(super) fn fail(&mut self, error: BrokerError) {
         self.lifecycle = Lifecycle::Failed(error);
@@ -317,7 +357,7 @@ impl Group {
     pub(super) fn failure(&self) -> Option<BrokerError> {
         match &self.lifecycle {
             Lifecycle::Failed(error) => Some(error.clone()),
-            Lifecycle::Running | Lifecycle::Closed => None,
+            Lifecycle::Running | Lifecycle::Closed | Lifecycle::Left => None,
         }
     }
 

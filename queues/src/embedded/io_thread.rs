@@ -9,7 +9,8 @@ use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
 use dissent_domain::log::{EventLog, LogError, LogPart};
 
-use super::group::Group;
+use super::group::{Group, Origin};
+use super::page;
 use super::record::Record;
 use super::shared::{GroupCell, Shared, UnparkRequest};
 use crate::error::BrokerError;
@@ -67,6 +68,7 @@ impl IoThread {
                     ending.error = None;
                     self.shared.set_drained(Err(BrokerError::Closed));
                     self.shared.take_unpark_requests();
+                    self.shared.take_leave_requests();
                     return;
                 }
                 Err(error) => {
@@ -83,25 +85,34 @@ impl IoThread {
         for request in self.shared.take_unpark_requests() {
             self.unpark(request);
         }
+        let leaving = self.shared.end_leaving(&*self.log)?;
         let groups = self.shared.groups();
         self.resume(&groups)?;
         let read = self.read_page(&groups)?;
         if stopping {
-            self.store(&groups)?;
+            self.store(&groups, Group::final_record)?;
             self.log.flush()?;
             return Ok(Next::Stop);
         }
         self.drain(&groups)?;
         let rest = self.store_when_due(&groups)?;
+        let rest = [rest, leaving].into_iter().flatten().min();
         Ok(if read { Next::Again } else { Next::Sleep(rest) })
     }
 
     /// Loads the events that the records of new groups name.
     fn resume(&self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         for cell in groups {
-            let Some(record) = cell.lock().resume_from().cloned() else { continue };
+            let Some(origin) = cell.lock().origin().cloned() else { continue };
+            let record = match (origin, &cell.experiment) {
+                (Origin::Stored(record), _) => record,
+                (Origin::New, None) => Record::default(),
+                (Origin::New, Some(experiment)) => {
+                    Record { done_to: page::beginning(&*self.log, experiment)?, ..Record::default() }
+                }
+            };
             let events = self.noted_events(&record)?;
-            self.shared.with(cell, |group| group.resume(&events));
+            self.shared.with(cell, |group| group.resume(record, &events));
         }
         Ok(())
     }
@@ -123,7 +134,7 @@ impl IoThread {
         }
     }
 
-    /// Reads one page for a group with room; groups at the same position share it. Returns whether a
+    /// Reads one page for a group with room; other groups share it if they have read up to its start. Returns whether a
     /// page was read.
     fn read_page(&mut self, groups: &[Arc<GroupCell>]) -> Result<bool, BrokerError> {
         let head = self.log.head();
@@ -133,15 +144,16 @@ impl IoThread {
             return Ok(false);
         };
         self.next_reader = at + 1;
-        let page = self.log.read(after, self.shared.options.page_events)?;
-        // Events above the durable head are dropped.
-        let page: Vec<_> =
-            page.into_iter().take_while(|event| event.position <= head).map(Arc::new).collect();
-        let gapless = page.iter().zip(after + 1..).all(|(event, position)| event.position == position);
-        if page.is_empty() || !gapless {
-            let reason = format!("events {} to {head} have gaps", after + 1);
-            return Err(LogError::corrupt(LogPart::Events, reason).into());
-        }
+        let limit = self.shared.options.page_events;
+        // Near the head, the groups of all experiments share a page.
+        let is_far = head - after > u64::try_from(limit).unwrap_or(u64::MAX);
+        let stream = if is_far { groups[at].lock().stream() } else { None };
+        let page = match stream {
+            Some((experiment, version)) => {
+                page::of_stream(&*self.log, experiment, version, after, head, limit)?
+            }
+            None => page::of_log(&*self.log, after, head, limit)?,
+        };
         for cell in groups {
             self.shared.with(cell, |group| group.feed(&page));
         }
@@ -151,7 +163,7 @@ impl IoThread {
     fn drain(&mut self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
         let idle = || groups.iter().all(|cell| cell.lock().is_idle());
         if self.shared.is_closing() && !self.shared.is_drained() && idle() {
-            self.store(groups)?;
+            self.store(groups, Group::final_record)?;
             self.log.flush()?;
             self.shared.set_drained(Ok(()));
         }
@@ -166,13 +178,17 @@ impl IoThread {
         let since = self.stored_at.map_or(Duration::MAX, |stored_at| stored_at.elapsed());
         match self.shared.options.record_interval.checked_sub(since) {
             Some(rest) if !rest.is_zero() => Ok(Some(rest)),
-            _ => self.store(groups).map(|()| None),
+            _ => self.store(groups, Group::changed_record).map(|()| None),
         }
     }
 
-    fn store(&mut self, groups: &[Arc<GroupCell>]) -> Result<(), BrokerError> {
+    fn store(
+        &mut self,
+        groups: &[Arc<GroupCell>],
+        record: impl Fn(&mut Group) -> Option<Record>,
+    ) -> Result<(), BrokerError> {
         for cell in groups {
-            let record = self.shared.with(cell, Group::changed_record);
+            let record = self.shared.with(cell, &record);
             if let Some(record) = record {
                 let bytes = record.encode().map_err(LogError::Invalid)?;
                 self.log.store_cursor(&cell.name, bytes)?;

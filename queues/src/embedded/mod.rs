@@ -4,11 +4,13 @@
 mod consumer;
 mod group;
 mod io_thread;
+mod leave;
 #[cfg(test)]
 #[path = "../../tests/broker/memory_log.rs"]
 #[allow(dead_code, reason = "the tests of this module need only a part of it")]
 mod memory_log;
 mod options;
+mod page;
 mod record;
 mod shared;
 mod status;
@@ -20,6 +22,7 @@ use std::thread::JoinHandle;
 
 use dissent_domain::error::Cause;
 use dissent_domain::event::EventId;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 
 use self::consumer::{GroupSource, ParkedSource};
@@ -210,10 +213,25 @@ impl Broker for EmbeddedBroker {
         consumer.take().ok_or(BrokerError::ProposalsTaken)
     }
 
-    fn parked(&self) -> Result<ParkedConsumer, BrokerError> {
+    fn host(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
         self.check_running()?;
-        let source = ParkedSource::new(Arc::clone(&self.inner.shared));
+        self.inner.shared.check_staying(experiment)
+    }
+
+    fn parked(&self, experiment: &ExperimentId) -> Result<ParkedConsumer, BrokerError> {
+        self.host(experiment)?;
+        let source = ParkedSource::new(Arc::clone(&self.inner.shared), experiment.clone());
         Ok(ParkedConsumer { source: Box::new(source) })
+    }
+
+    fn leave<'a>(&'a self, experiment: &'a ExperimentId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            if self.inner.shared.is_stopping() {
+                return Err(self.inner.shared.failure().unwrap_or(BrokerError::Closed));
+            }
+            let left = self.inner.shared.request_leave(experiment);
+            left.await.map_err(|_| BrokerError::Closed)?
+        })
     }
 
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -232,6 +250,8 @@ impl Broker for EmbeddedBroker {
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(self.inner.shared.drained())
     }
+
+    fn abandon(&self) {}
 }
 
 impl Drop for Inner {

@@ -14,6 +14,8 @@ pub struct EmbeddedOptions {
     pub record_interval: Duration,
     /// Maximum number of undecided proposals, at least 1. Further proposers wait.
     pub proposals_max: usize,
+    /// Longest time that [`leave`](crate::Broker::leave) waits for deliveries to be settled.
+    pub leave_timeout: Duration,
 }
 
 impl Default for EmbeddedOptions {
@@ -23,6 +25,7 @@ impl Default for EmbeddedOptions {
             retry_delay_max: Duration::from_secs(300),
             record_interval: Duration::from_millis(5),
             proposals_max: 64,
+            leave_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! State that the handles, the consumers and the I/O thread share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::Waker;
 
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
 use tokio::sync::{oneshot, watch};
 
 use super::group::{Group, Rules};
+use super::leave::LeaveRequest;
 use super::options::EmbeddedOptions;
 use super::record::Record;
 use super::status::GroupStatus;
@@ -20,6 +22,7 @@ use crate::lock::lock;
 /// A group behind its lock. The lock is never held during I/O.
 pub(super) struct GroupCell {
     pub name: String,
+    pub experiment: Option<ExperimentId>,
     state: Mutex<Group>,
 }
 
@@ -43,7 +46,10 @@ type Drained = Option<Result<(), BrokerError>>;
 /// Holds no handle of the log: a delivery that outlives the broker must not keep the log open.
 pub(super) struct Shared {
     pub options: EmbeddedOptions,
-    groups: Mutex<Vec<Arc<GroupCell>>>,
+    pub(super) groups: Mutex<Vec<Arc<GroupCell>>>,
+    pub(super) leave_requests: Mutex<Vec<LeaveRequest>>,
+    /// Flags of the consumers of parked messages, by experiment.
+    pub(super) leave_watches: Mutex<Vec<(ExperimentId, Weak<AtomicBool>)>>,
     unpark_requests: Mutex<Vec<UnparkRequest>>,
     parked_wakers: Mutex<Vec<Waker>>,
     closing: AtomicBool,
@@ -58,6 +64,8 @@ impl Shared {
         Self {
             options,
             groups: Mutex::default(),
+            leave_requests: Mutex::default(),
+            leave_watches: Mutex::default(),
             unpark_requests: Mutex::default(),
             parked_wakers: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -101,6 +109,9 @@ impl Shared {
         if self.is_closing() {
             return Err(BrokerError::Closed);
         }
+        if let Some(experiment) = &subscription.experiment {
+            self.check_staying(experiment)?;
+        }
         let found = groups.iter().find(|cell| cell.name == subscription.group).cloned();
         let cell = match found {
             Some(cell) => cell,
@@ -108,7 +119,8 @@ impl Shared {
                 let record = stored_record(log, &subscription.group)?;
                 let name = subscription.group.clone();
                 let group = Group::new(name.clone(), rules.clone(), record, self.options.page_events);
-                let cell = Arc::new(GroupCell { name, state: Mutex::new(group) });
+                let experiment = subscription.experiment.clone();
+                let cell = Arc::new(GroupCell { name, experiment, state: Mutex::new(group) });
                 groups.push(Arc::clone(&cell));
                 cell
             }
@@ -124,9 +136,10 @@ impl Shared {
 
     // ---- parked messages
 
-    pub(super) fn take_parked(&self) -> Option<(Arc<GroupCell>, Parked)> {
-        self.groups().into_iter().find_map(|cell| {
-            let parked = self.with(&cell, Group::take_parked)?;
+    pub(super) fn take_parked(&self, experiment: &ExperimentId) -> Option<(Arc<GroupCell>, Parked)> {
+        let may_have = |cell: &Arc<GroupCell>| cell.experiment.as_ref().is_none_or(|of| of == experiment);
+        self.groups().into_iter().filter(may_have).find_map(|cell| {
+            let parked = self.with(&cell, |group| group.take_parked(experiment))?;
             Some((cell, parked))
         })
     }
@@ -139,7 +152,7 @@ impl Shared {
         }
     }
 
-    fn wake_parked(&self) {
+    pub(super) fn wake_parked(&self) {
         let wakers = std::mem::take(&mut *lock(&self.parked_wakers));
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -194,6 +207,7 @@ impl Shared {
         }
         self.wake_parked();
         self.take_unpark_requests();
+        self.take_leave_requests();
     }
 
     pub(super) fn failure(&self) -> Option<BrokerError> {
@@ -226,13 +240,13 @@ impl Shared {
     }
 }
 
-fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError> {
+fn stored_record(log: &dyn EventLog, group: &str) -> Result<Option<Record>, BrokerError> {
     let corrupt = |why: String| {
         let reason = format!("invalid record of subscription {group:?}: {why}");
         BrokerError::Log(LogError::corrupt(LogPart::Subscription, reason))
     };
     let Some(bytes) = log.load_cursor(group)? else {
-        return Ok(Record::default());
+        return Ok(None);
     };
     let record = Record::decode(&bytes).map_err(corrupt)?;
     let head = log.head();
@@ -240,7 +254,7 @@ fn stored_record(log: &dyn EventLog, group: &str) -> Result<Record, BrokerError>
         let reason = format!("the position {} is after the log's last event {head}", record.done_to);
         return Err(corrupt(reason));
     }
-    Ok(record)
+    Ok(Some(record))
 }
 
 impl GroupCell {

@@ -424,7 +424,12 @@ impl Broker for RabbitBroker {
         Ok(consumer)
     }
 
-    fn parked(&self) -> Result<ParkedConsumer, BrokerError> {
+    fn host(&self, _experiment: &ExperimentId) -> Result<(), BrokerError> {
+        self.shared.check_running()?;
+        self.server().map(drop)
+    }
+
+    fn parked(&self, _experiment: &ExperimentId) -> Result<ParkedConsumer, BrokerError> {
         self.shared.check_running()?;
         self.server()?;
         let start = || {
@@ -439,6 +444,12 @@ impl Broker for RabbitBroker {
         let member = consumer.join(16);
         Ok(ParkedConsumer { source: Box::new(ParkedSource::new(member)) })
     }
+
+    fn leave<'a>(&'a self, _experiment: &'a ExperimentId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn abandon(&self) {}
 
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(self.replay(group, position))

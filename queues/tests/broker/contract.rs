@@ -22,18 +22,27 @@ pub(crate) trait Harness {
     /// Returns the current broker.
     fn broker(&self) -> Arc<dyn Broker>;
     /// Makes events of a type durable; returns their positions.
-    fn publish(&self, kind: EventType, count: usize) -> Vec<u64>;
+    fn publish(&self, kind: EventType, count: usize) -> Vec<u64> {
+        self.publish_for(&contract(), kind, count)
+    }
+    /// Makes events of an experiment and a type durable; returns their positions.
+    fn publish_for(&self, experiment: &ExperimentId, kind: EventType, count: usize) -> Vec<u64>;
     /// Waits until the broker has read everything published and settled everything.
     async fn quiesce(&self);
     /// Kills the broker without warning and starts another on the durable state.
     async fn crash(&mut self);
 }
 
+/// Returns the contract's experiment.
+pub(crate) fn contract() -> ExperimentId {
+    ExperimentId::new("contract").unwrap()
+}
+
 /// Returns the contract's subscription: limit 3, 1 s of delay.
 pub(crate) fn subscription(prefetch: usize) -> Subscription {
     Subscription {
         group: "contract".to_owned(),
-        experiment: None,
+        experiment: Some(contract()),
         kinds: &[WANTED],
         prefetch,
         delivery_limit: 3,
@@ -121,7 +130,7 @@ pub(crate) async fn a_retry_is_redelivered_later_as_the_next_attempt(harness: im
 
 pub(crate) async fn the_limit_parks_and_does_not_block(harness: impl Harness) {
     let sent = harness.publish(WANTED, 3);
-    let mut parked = harness.broker().parked().unwrap();
+    let mut parked = harness.broker().parked(&contract()).unwrap();
     let mut consumer = consumer(&harness, 1);
     let mut acked = Vec::new();
     let mut failures = 0;
@@ -149,7 +158,7 @@ pub(crate) async fn the_limit_parks_and_does_not_block(harness: impl Harness) {
 
 pub(crate) async fn a_parked_message_can_be_replayed(harness: impl Harness) {
     let sent = harness.publish(WANTED, 1);
-    let mut parked = harness.broker().parked().unwrap();
+    let mut parked = harness.broker().parked(&contract()).unwrap();
     let mut consumer = consumer(&harness, 1);
     for _ in 0..3 {
         consumer.next().await.unwrap().retry("not yet repaired").await.unwrap();
@@ -245,6 +254,72 @@ pub(crate) async fn another_experiments_events_are_not_delivered(harness: impl H
     assert!(theirs.try_next().is_none());
 }
 
+pub(crate) async fn a_group_of_all_experiments_gets_the_events_of_each(harness: impl Harness) {
+    let other = ExperimentId::new("other").unwrap();
+    let mut sent = harness.publish(WANTED, 2);
+    sent.extend(harness.publish_for(&other, WANTED, 2));
+    let all = Subscription { group: "all".to_owned(), experiment: None, ..subscription(8) };
+    let mut all = harness.broker().subscribe(all).unwrap();
+    assert_eq!(positions(&take(&mut all, 4).await), sent);
+}
+
+fn subscription_of(experiment: &ExperimentId, group: &str) -> Subscription {
+    let (group, experiment) = (format!("{group}.{experiment}"), Some(experiment.clone()));
+    Subscription { group, experiment, ..subscription(4) }
+}
+
+pub(crate) async fn an_experiment_that_left_resumes_and_the_others_never_stop(harness: impl Harness) {
+    let broker = harness.broker();
+    let (one, other) = (contract(), ExperimentId::new("other").unwrap());
+    let (sent, others) = (harness.publish(WANTED, 6), harness.publish_for(&other, WANTED, 3));
+    broker.host(&one).unwrap();
+    broker.host(&other).unwrap();
+    let mut leaving = broker.subscribe(subscription_of(&one, "step")).unwrap();
+    let mut staying = broker.subscribe(subscription_of(&other, "step")).unwrap();
+    let mut parked = broker.parked(&one).unwrap();
+    for delivery in take(&mut leaving, 3).await {
+        delivery.ack().await.unwrap();
+    }
+    drop(take(&mut leaving, 1).await);
+    drop(leaving);
+    broker.leave(&one).await.unwrap();
+    assert!(parked.next().await.is_none(), "its parked messages end");
+    let more = harness.publish(WANTED, 2);
+    assert_eq!(positions(&take(&mut staying, 3).await), others);
+    broker.host(&one).unwrap();
+    let mut again = broker.subscribe(subscription_of(&one, "step")).unwrap();
+    let mut rest = Vec::new();
+    while rest.len() < 5 {
+        let delivery = again.next().await.unwrap();
+        rest.push(delivery.event.position);
+        delivery.ack().await.unwrap();
+    }
+    rest.sort_unstable();
+    assert_eq!(rest, [&sent[3..], &more].concat(), "what was acknowledged stays done");
+    harness.quiesce().await;
+    assert!(again.try_next().is_none());
+    broker.leave(&ExperimentId::new("unknown").unwrap()).await.unwrap();
+}
+
+pub(crate) async fn parked_messages_go_to_the_consumer_of_their_experiment(harness: impl Harness) {
+    let broker = harness.broker();
+    let (one, other) = (contract(), ExperimentId::new("other").unwrap());
+    let (sent, others) = (harness.publish(WANTED, 1), harness.publish_for(&other, WANTED, 1));
+    let (mut of_one, mut of_other) = (broker.parked(&one).unwrap(), broker.parked(&other).unwrap());
+    for experiment in [&one, &other] {
+        let once = Subscription { delivery_limit: 1, ..subscription_of(experiment, "step") };
+        let mut consumer = broker.subscribe(once).unwrap();
+        consumer.next().await.unwrap().retry("it fails").await.unwrap();
+    }
+    for (parked, position) in [(&mut of_one, sent[0]), (&mut of_other, others[0])] {
+        let message = parked.next().await.unwrap();
+        assert_eq!(message.parked.event.position, position);
+        message.ack().await.unwrap();
+    }
+    harness.quiesce().await;
+    assert!(of_one.try_next().is_none() && of_other.try_next().is_none());
+}
+
 pub(crate) async fn groups_are_independent(harness: impl Harness) {
     let sent = harness.publish(WANTED, 3);
     let mut one = consumer(&harness, 8);
@@ -256,7 +331,7 @@ pub(crate) async fn groups_are_independent(harness: impl Harness) {
 
 fn proposal(events: u64) -> Proposal {
     Proposal {
-        experiment: ExperimentId::new("contract").unwrap(),
+        experiment: contract(),
         cause: None,
         events: (0..events).map(|number| new_event(OTHER, number)).collect(),
     }
@@ -284,7 +359,7 @@ pub(crate) async fn close_ends_consumers_and_lets_deliveries_finish(harness: imp
     let held = working.next().await.unwrap();
     let idle = Subscription { group: "idle".to_owned(), kinds: &[OTHER], ..subscription(1) };
     let mut idle = broker.subscribe(idle).unwrap();
-    let mut parked = broker.parked().unwrap();
+    let mut parked = broker.parked(&contract()).unwrap();
     let idle = tokio::spawn(async move { (idle.next().await.is_none(), parked.next().await.is_none()) });
     harness.quiesce().await;
     broker.close();
@@ -347,6 +422,9 @@ macro_rules! for_every_claim {
             prefetch_bounds_unsettled_deliveries
             other_event_types_are_not_delivered
             another_experiments_events_are_not_delivered
+            a_group_of_all_experiments_gets_the_events_of_each
+            an_experiment_that_left_resumes_and_the_others_never_stop
+            parked_messages_go_to_the_consumer_of_their_experiment
             groups_are_independent
             a_proposer_gets_the_journals_reply
             close_ends_consumers_and_lets_deliveries_finish

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use dissent_domain::error::chain;
 use dissent_domain::event::EventType;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError};
 use dissent_queues::{
     Broker, BrokerError, Consumer, EmbeddedBroker, EmbeddedOptions, Proposal, ProposalReply, Subscription,
 };
 
-use crate::contract::{Harness, OTHER, WANTED, for_every_claim, subscription};
+use crate::contract::{Harness, OTHER, WANTED, contract, for_every_claim, subscription};
 use crate::memory_log::{Durability, MemoryLog, new_event};
 
 /// The embedded broker over a log in memory.
@@ -62,8 +63,8 @@ impl Harness for Embedded {
         Arc::new(self.broker.clone())
     }
 
-    fn publish(&self, kind: EventType, count: usize) -> Vec<u64> {
-        self.log.put(kind, count)
+    fn publish_for(&self, experiment: &ExperimentId, kind: EventType, count: usize) -> Vec<u64> {
+        self.log.put_for(experiment, kind, count)
     }
 
     async fn quiesce(&self) {
@@ -158,7 +159,7 @@ async fn a_hundred_kills_with_unsettled_deliveries_park_nothing() {
     world.log.commit();
     for _ in 0..100 {
         let mut consumer = world.consumer(6, 1);
-        let mut parked = world.broker.parked().unwrap();
+        let mut parked = world.broker.parked(&contract()).unwrap();
         let mut held = Vec::new();
         while held.len() < sent.len() {
             let delivery = consumer.next().await.unwrap();
@@ -171,7 +172,7 @@ async fn a_hundred_kills_with_unsettled_deliveries_park_nothing() {
         world.restart();
     }
     let mut consumer = world.consumer(6, 1);
-    let mut parked = world.broker.parked().unwrap();
+    let mut parked = world.broker.parked(&contract()).unwrap();
     while world.checkpoint() < 6 {
         consumer.next().await.unwrap().ack().await.unwrap();
     }
@@ -188,7 +189,7 @@ async fn parked_messages_survive_a_restart_with_their_reason() {
     world.broker.close();
     world.broker.drained().await.unwrap();
     world.restart();
-    let mut parked = world.broker.parked().unwrap();
+    let mut parked = world.broker.parked(&contract()).unwrap();
     let mut consumer = world.consumer(1, 1);
     let message = parked.next().await.unwrap();
     assert!(message.parked.reason.starts_with("long long") && message.parked.reason.len() <= 96);
@@ -208,7 +209,7 @@ async fn unacknowledged_parked_messages_block_and_lose_nothing() {
         failed += 1;
     }
     assert!(consumer.try_next().is_none());
-    let mut parked = world.broker.parked().unwrap();
+    let mut parked = world.broker.parked(&contract()).unwrap();
     let mut given_up = Vec::new();
     while given_up.len() < sent.len() {
         if let Some(delivery) = consumer.try_next() {
@@ -255,7 +256,7 @@ async fn proposers_wait_while_the_journal_is_behind() {
     let broker = EmbeddedBroker::new(log, EmbeddedOptions { proposals_max: 2, ..options() });
     let mut journal = broker.proposals().unwrap();
     let proposal = Proposal {
-        experiment: dissent_domain::id::ExperimentId::new("x").unwrap(),
+        experiment: ExperimentId::new("x").unwrap(),
         cause: None,
         events: vec![new_event(OTHER, 1)],
     };

@@ -1,6 +1,7 @@
 //! A small event log in memory, whose disk survives crashes of its sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dissent_domain::event::{EventId, EventType, NewEvent, Recorded};
@@ -21,6 +22,8 @@ pub(crate) enum Durability {
 #[derive(Default)]
 struct Disk {
     events: Vec<Recorded>,
+    /// Indices of the events of each experiment.
+    streams: BTreeMap<ExperimentId, Vec<usize>>,
     cursors: HashMap<String, Vec<u8>>,
 }
 
@@ -40,12 +43,26 @@ pub(crate) struct MemoryLog {
     disk: Arc<Mutex<Disk>>,
     memory: Mutex<Memory>,
     listeners: Mutex<Vec<AdvanceListener>>,
+    events_read: AtomicU64,
     /// Called at the end of each flush.
     at_flush: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Disk {
+    fn add(&mut self, events: Vec<Recorded>) {
+        for event in events {
+            self.streams.entry(event.experiment.clone()).or_default().push(self.events.len());
+            self.events.push(event);
+        }
+    }
+
+    fn version(&self, experiment: &ExperimentId) -> u64 {
+        self.streams.get(experiment).map_or(0, |stream| stream.len() as u64)
+    }
 }
 
 impl MemoryLog {
@@ -56,7 +73,8 @@ impl MemoryLog {
 
     fn on(disk: Arc<Mutex<Disk>>, durability: Durability) -> Arc<Self> {
         let memory = Mutex::new(Memory { alive: true, ..Memory::default() });
-        Arc::new(Self { durability, disk, memory, listeners: Mutex::default(), at_flush: Mutex::default() })
+        let (listeners, events_read, at_flush) = Default::default();
+        Arc::new(Self { durability, disk, memory, listeners, events_read, at_flush })
     }
 
     /// Ends this session, loses all state that is not durable, and starts another session.
@@ -69,7 +87,7 @@ impl MemoryLog {
     pub(crate) fn commit(&self) {
         let mut memory = lock(&self.memory);
         let mut disk = lock(&self.disk);
-        disk.events.append(&mut memory.pending);
+        disk.add(std::mem::take(&mut memory.pending));
         disk.cursors.extend(memory.cursors.drain());
         let head = disk.events.last().map_or(0, |event| event.position);
         let waiting = std::mem::take(&mut memory.waiting);
@@ -91,21 +109,41 @@ impl MemoryLog {
         lock(&self.memory).flushes
     }
 
+    /// Returns the number of events that were read.
+    #[allow(dead_code, reason = "not every test counts them")]
+    pub(crate) fn events_read(&self) -> u64 {
+        self.events_read.load(Ordering::Relaxed)
+    }
+
     /// Appends `count` events of a type without waiting for their durability; returns their positions.
     pub(crate) fn put(&self, kind: EventType, count: usize) -> Vec<u64> {
-        let experiment = ExperimentId::new("contract").unwrap();
+        self.put_for(&ExperimentId::new("contract").unwrap(), kind, count)
+    }
+
+    /// Appends events as [`put`](Self::put), of an experiment.
+    pub(crate) fn put_for(&self, experiment: &ExperimentId, kind: EventType, count: usize) -> Vec<u64> {
         let mut memory = lock(&self.memory);
-        let first = lock(&self.disk).events.len() + memory.pending.len() + 1;
-        for position in (1u64..).skip(first - 1).take(count) {
-            let event = new_event(kind, position);
-            let experiment = experiment.clone();
-            memory.pending.push(Recorded { position, experiment, version: position, event });
+        let (last, mut version) = {
+            let disk = lock(&self.disk);
+            let pending = memory.pending.iter().filter(|event| event.experiment == *experiment).count();
+            (disk.events.len() + memory.pending.len(), disk.version(experiment) + pending as u64)
+        };
+        let positions: Vec<u64> = (1u64..).skip(last).take(count).collect();
+        for &position in &positions {
+            version += 1;
+            let (experiment, event) = (experiment.clone(), new_event(kind, position));
+            memory.pending.push(Recorded { position, experiment, version, event });
         }
         drop(memory);
         if self.durability == Durability::Immediate {
             self.commit();
         }
-        (1u64..).skip(first - 1).take(count).collect()
+        positions
+    }
+
+    fn counted(&self, events: Vec<Recorded>) -> Vec<Recorded> {
+        self.events_read.fetch_add(events.len() as u64, Ordering::Relaxed);
+        events
     }
 
     fn check_alive(&self) -> Result<(), LogError> {
@@ -168,14 +206,17 @@ impl EventLog for MemoryLog {
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
         self.check_alive()?;
         let after = usize::try_from(after).unwrap();
-        Ok(lock(&self.disk).events.iter().skip(after).take(limit).cloned().collect())
+        let events = lock(&self.disk).events.iter().skip(after).take(limit).cloned().collect();
+        Ok(self.counted(events))
     }
 
     fn read_stream(&self, name: &ExperimentId, after: u64, limit: usize) -> Result<Vec<Recorded>, LogError> {
         self.check_alive()?;
         let disk = lock(&self.disk);
-        let stream = disk.events.iter().filter(|event| event.experiment == *name && event.version > after);
-        Ok(stream.take(limit).cloned().collect())
+        let stream = disk.streams.get(name).map_or(&[][..], Vec::as_slice);
+        let after = usize::try_from(after).unwrap();
+        let events = stream.iter().skip(after).take(limit).map(|&at| disk.events[at].clone()).collect();
+        Ok(self.counted(events))
     }
 
     fn find(&self, id: EventId) -> Result<Option<Recorded>, LogError> {
@@ -184,14 +225,8 @@ impl EventLog for MemoryLog {
     }
 
     fn streams(&self) -> Result<Vec<(ExperimentId, u64)>, LogError> {
-        let mut streams: Vec<(ExperimentId, u64)> = Vec::new();
-        for event in &lock(&self.disk).events {
-            match streams.iter_mut().find(|(name, _)| *name == event.experiment) {
-                Some((_, version)) => *version = event.version,
-                None => streams.push((event.experiment.clone(), event.version)),
-            }
-        }
-        Ok(streams)
+        let disk = lock(&self.disk);
+        Ok(disk.streams.iter().map(|(name, stream)| (name.clone(), stream.len() as u64)).collect())
     }
 
     fn head(&self) -> u64 {

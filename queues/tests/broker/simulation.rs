@@ -12,7 +12,7 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::contract::{OTHER, WANTED};
+use crate::contract::{OTHER, WANTED, contract};
 use crate::embedded::Embedded;
 use crate::memory_log::Durability;
 
@@ -54,7 +54,7 @@ struct World {
 
 fn members(embedded: &Embedded) -> (Vec<Consumer>, ParkedConsumer) {
     let consumers = (0..CONSUMERS).map(|_| embedded.consumer(PREFETCH, LIMIT)).collect();
-    (consumers, embedded.broker.parked().unwrap())
+    (consumers, embedded.broker.parked(&contract()).unwrap())
 }
 
 impl World {

@@ -75,7 +75,7 @@ async fn workers_share_queues_that_the_server_declares(world: World) {
     assert_eq!(seen, sent);
     let refused = worker.declare_groups(&[subscription(1)]).await;
     assert_eq!(refused, Err(BrokerError::ServerOnly));
-    assert!(worker.proposals().is_err() && worker.parked().is_err());
+    assert!(worker.proposals().is_err() && worker.parked(&experiment()).is_err());
 }
 
 async fn a_workers_proposal_is_durable_and_reaches_the_journal(world: World) {
@@ -281,7 +281,7 @@ async fn a_message_redelivered_too_often_is_parked_with_the_reason(world: World)
     let options = RabbitOptions { redeliveries_max: 3, prefix: "poison".to_owned(), ..world.options };
     let world = World::with(options).await;
     let sent = world.publish(WANTED, 2);
-    let mut parked = world.server.parked().unwrap();
+    let mut parked = world.server.parked(&experiment()).unwrap();
     let mut consumer = world.server.subscribe(subscription(1)).unwrap();
     let mut acked = Vec::new();
     let message = loop {

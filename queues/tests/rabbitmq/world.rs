@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dissent_domain::event::EventType;
+use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{Broker, RabbitBroker, RabbitOptions};
 
@@ -89,8 +90,8 @@ impl Harness for World {
         Arc::clone(&self.server) as Arc<dyn Broker>
     }
 
-    fn publish(&self, kind: EventType, count: usize) -> Vec<u64> {
-        self.log.put(kind, count)
+    fn publish_for(&self, experiment: &ExperimentId, kind: EventType, count: usize) -> Vec<u64> {
+        self.log.put_for(experiment, kind, count)
     }
 
     async fn quiesce(&self) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
 
 use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
 use crate::delivery::Parked;
@@ -30,11 +31,13 @@ impl Group {
     }
 
     /// Delivers a parked message.
-    pub(in crate::embedded) fn take_parked(&mut self) -> Option<Parked> {
+    pub(in crate::embedded) fn take_parked(&mut self, experiment: &ExperimentId) -> Option<Parked> {
         if !matches!(self.lifecycle, Lifecycle::Running) {
             return None;
         }
-        let message = self.parked.values_mut().find(|message| !message.leased)?;
+        let wanted =
+            |message: &&mut ParkedMessage| !message.leased && message.event.experiment == *experiment;
+        let message = self.parked.values_mut().find(wanted)?;
         message.leased = true;
         Some(Parked {
             event: Recorded::clone(&message.event),
@@ -44,7 +47,18 @@ impl Group {
         })
     }
 
-    pub(in crate::embedded) fn settle_parked(&mut self, position: u64, done: bool) {
+    /// Settles a parked message.
+    ///
+    /// # Errors
+    /// [`BrokerError::Closed`] after the group left.
+    pub(in crate::embedded) fn settle_parked(
+        &mut self,
+        position: u64,
+        done: bool,
+    ) -> Result<(), BrokerError> {
+        if matches!(self.lifecycle, Lifecycle::Left) {
+            return Err(BrokerError::Closed);
+        }
         if done {
             self.parked.remove(&position);
             self.park_spent();
@@ -55,6 +69,7 @@ impl Group {
         self.note_end();
         self.touch();
         self.wake_members();
+        Ok(())
     }
 
     /// Checks whether the event at `position` can be redelivered.
@@ -62,7 +77,7 @@ impl Group {
         let refused = |reason: &str| Err(self.not_replayable(position, reason));
         match &self.lifecycle {
             Lifecycle::Running => {}
-            Lifecycle::Closed => return Err(BrokerError::Closed),
+            Lifecycle::Closed | Lifecycle::Left => return Err(BrokerError::Closed),
             Lifecycle::Failed(error) => return Err(error.clone()),
         }
         if position == 0 || position > self.done_to() || self.open.contains_key(&position) {

@@ -5,20 +5,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
 
-use super::{Group, Lifecycle, ParkedMessage, Phase, Unfinished};
+use super::{Group, Lifecycle, Origin, ParkedMessage, Phase, Unfinished};
+use crate::embedded::page::Page;
 use crate::embedded::record::{OpenNote, ParkedNote, Record, shortened};
 
+/// Maximum number of positions that a stored record may lag behind while no message is touched.
+const UNSTORED_MAX: u64 = 4096;
+
 impl Group {
-    /// Returns the record to resume from, if the group has not resumed yet.
-    pub(in crate::embedded) fn resume_from(&self) -> Option<&Record> {
-        if matches!(self.lifecycle, Lifecycle::Running) { self.resume_from.as_ref() } else { None }
+    /// Returns the progress to resume from, if the group has not resumed yet.
+    pub(in crate::embedded) fn origin(&self) -> Option<&Origin> {
+        if matches!(self.lifecycle, Lifecycle::Running) { self.origin.as_ref() } else { None }
     }
 
-    /// Starts with the events that the record names. Unfinished messages are redelivered at once.
-    pub(in crate::embedded) fn resume(&mut self, events: &BTreeMap<u64, Arc<Recorded>>) {
-        let Some(record) = self.resume_from.take() else { return };
-        self.read_to = record.done_to;
+    /// Starts from a record with the events that it names. Unfinished messages are redelivered at once.
+    pub(in crate::embedded) fn resume(&mut self, record: Record, events: &BTreeMap<u64, Arc<Recorded>>) {
+        if self.origin.take().is_none() {
+            return;
+        }
+        (self.read_to, self.stored_to) = (record.done_to, record.done_to);
         for ParkedNote { position, failures, reason } in record.parked {
             if let Some(event) = events.get(&position).cloned() {
                 self.parked.insert(position, ParkedMessage { event, failures, reason, leased: false });
@@ -49,27 +56,42 @@ impl Group {
 
     /// Returns the position to read from, if there is room for a page.
     pub(in crate::embedded) fn wants_after(&self) -> Option<u64> {
-        let running = matches!(self.lifecycle, Lifecycle::Running) && self.resume_from.is_none();
+        let running = matches!(self.lifecycle, Lifecycle::Running) && self.origin.is_none();
         (running && self.fresh.len() < self.fresh_low.max(1)).then_some(self.read_to)
     }
 
-    /// Adds a page of events without gaps. Ignores events that the group has read, and pages that leave a
-    /// gap.
-    pub(in crate::embedded) fn feed(&mut self, page: &[Arc<Recorded>]) {
-        let (Some(first), Some(last)) = (page.first(), page.last()) else { return };
-        if self.wants_after().is_none() || first.position > self.read_to + 1 || last.position <= self.read_to
-        {
+    /// Returns the experiment of the group, and the number of its events up to the position that was read,
+    /// if known.
+    pub(in crate::embedded) fn stream(&self) -> Option<(ExperimentId, Option<u64>)> {
+        self.rules.experiment.clone().map(|experiment| (experiment, self.version))
+    }
+
+    /// Adds a page. Ignores events that the group has read, pages that leave a gap, and streams of other
+    /// experiments.
+    pub(in crate::embedded) fn feed(&mut self, page: &Page) {
+        let of_group = page.experiment.is_none() || page.experiment == self.rules.experiment;
+        if !of_group || self.wants_after().is_none() || page.after > self.read_to || page.to <= self.read_to {
             return;
         }
-        let seen = page.partition_point(|event| event.position <= self.read_to);
-        for event in &page[seen..] {
+        let seen = page.events.partition_point(|event| event.position <= self.read_to);
+        let mut found = false;
+        for event in &page.events[seen..] {
+            if self.rules.experiment.as_ref() == Some(&event.experiment) {
+                self.version = Some(event.version);
+            }
             if self.rules.want(event) {
                 self.fresh.push_back(Arc::clone(event));
+                found = true;
             }
         }
-        self.read_to = last.position;
-        self.touch();
-        self.wake_members();
+        self.read_to = page.to;
+        // Events that were only passed are cheap to read again, so their record is stored rarely.
+        if self.done_to().saturating_sub(self.stored_to) >= UNSTORED_MAX {
+            self.touch();
+        }
+        if found {
+            self.wake_members();
+        }
     }
 
     /// Every message up to this position is done or unfinished.
@@ -79,7 +101,20 @@ impl Group {
 
     /// Returns the record to store, if it changed since the last call.
     pub(in crate::embedded) fn changed_record(&mut self) -> Option<Record> {
-        std::mem::take(&mut self.dirty).then(|| self.record())
+        std::mem::take(&mut self.dirty).then(|| self.stored())
+    }
+
+    /// Returns the last record to store, if it differs from the stored one.
+    pub(in crate::embedded) fn final_record(&mut self) -> Option<Record> {
+        self.dirty |= self.origin.is_none() && self.done_to() != self.stored_to;
+        self.changed_record()
+    }
+
+    /// Returns the record, which the caller stores.
+    fn stored(&mut self) -> Record {
+        let record = self.record();
+        self.stored_to = record.done_to;
+        record
     }
 
     fn record(&self) -> Record {

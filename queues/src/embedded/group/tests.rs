@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Group, NextDelivery, Rules};
 use crate::backoff::Backoff;
 use crate::delivery::Outcome;
+use crate::embedded::page::Page;
 use crate::embedded::record::{OPEN_MAX, OpenNote, Record};
 
 const PAGE: usize = 256;
@@ -36,15 +37,16 @@ fn event(position: u64) -> Arc<Recorded> {
     Arc::new(Recorded { position, experiment, version: position, event })
 }
 
-fn page(positions: std::ops::RangeInclusive<u64>) -> Vec<Arc<Recorded>> {
-    positions.map(event).collect()
+fn page(positions: std::ops::RangeInclusive<u64>) -> Page {
+    let (after, to) = (positions.start() - 1, *positions.end());
+    Page { experiment: None, after, to, events: positions.map(event).collect() }
 }
 
 /// Returns a running group with `events` read, and its only member.
 fn running(delivery_limit: u32, prefetch: usize, events: u64) -> (Group, u64) {
-    let mut group = Group::new("g".to_owned(), rules(delivery_limit), Record::default(), PAGE);
+    let mut group = Group::new("g".to_owned(), rules(delivery_limit), None, PAGE);
     let member = group.join(&rules(delivery_limit), prefetch).unwrap();
-    group.resume(&BTreeMap::new());
+    group.resume(Record::default(), &BTreeMap::new());
     group.feed(&page(1..=events));
     (group, member)
 }
@@ -76,15 +78,15 @@ fn unfinished_messages_are_limited_to_what_a_record_holds() {
             group.feed(&page(PAGE as u64 + 1..=2 * PAGE as u64));
         }
         assert_eq!(taken(&mut group, member, now), Some((begun, 1)));
-        group.settle(begun, member, Outcome::Failed { reason: "no".to_owned() }, now);
+        group.settle(begun, member, Outcome::Failed { reason: "no".to_owned() }, now).unwrap();
     }
     assert_eq!(taken(&mut group, member, now), None, "there are fresh messages, but no room");
     let later = now + Duration::from_secs(1);
     assert_eq!(taken(&mut group, member, later), Some((1, 2)), "unfinished messages are retried");
-    group.settle(1, member, Outcome::Done, later);
+    group.settle(1, member, Outcome::Done, later).unwrap();
     for again in 2..=OPEN_MAX as u64 {
         assert_eq!(taken(&mut group, member, later), Some((again, 2)));
-        group.settle(again, member, Outcome::Failed { reason: "no".to_owned() }, later);
+        group.settle(again, member, Outcome::Failed { reason: "no".to_owned() }, later).unwrap();
     }
     assert_eq!(taken(&mut group, member, later), Some((OPEN_MAX as u64 + 1, 1)), "one place is free");
 }
@@ -96,10 +98,10 @@ fn the_record_names_unfinished_messages_only() {
     for _ in 0..5 {
         taken(&mut group, member, now);
     }
-    group.settle(1, member, Outcome::Done, now);
-    group.settle(3, member, Outcome::Done, now);
-    group.settle(4, member, Outcome::Released, now);
-    group.settle(5, member, Outcome::Failed { reason: "no".to_owned() }, now);
+    group.settle(1, member, Outcome::Done, now).unwrap();
+    group.settle(3, member, Outcome::Done, now).unwrap();
+    group.settle(4, member, Outcome::Released, now).unwrap();
+    group.settle(5, member, Outcome::Failed { reason: "no".to_owned() }, now).unwrap();
     let record = group.changed_record().unwrap();
     assert_eq!(record.done_to, 5);
     let open = [(2, 0), (4, 0), (5, 1)].map(|(position, failures)| OpenNote { position, failures });
@@ -110,10 +112,10 @@ fn the_record_names_unfinished_messages_only() {
 
 /// Returns a group that a new process resumes from `record`, and its only member.
 fn resumed(delivery_limit: u32, record: Record) -> (Group, u64) {
-    let known = page(1..=record.done_to).into_iter().map(|event| (event.position, event)).collect();
-    let mut group = Group::new("g".to_owned(), rules(delivery_limit), record, PAGE);
+    let known = (1..=record.done_to).map(|position| (position, event(position))).collect();
+    let mut group = Group::new("g".to_owned(), rules(delivery_limit), Some(record.clone()), PAGE);
     let member = group.join(&rules(delivery_limit), 8).unwrap();
-    group.resume(&known);
+    group.resume(record, &known);
     (group, member)
 }
 
@@ -149,13 +151,13 @@ fn failures_count_across_crashes_up_to_exactly_the_limit() {
             Some((2, 1)),
             "it never failed, and was unsettled at every crash"
         );
-        group.settle(1, member, Outcome::Failed { reason: format!("failure {failures}") }, now);
+        group.settle(1, member, Outcome::Failed { reason: format!("failure {failures}") }, now).unwrap();
         record = group.changed_record().unwrap();
     }
     let (mut group, member) = resumed(3, record);
     assert_eq!(taken(&mut group, member, now), Some((2, 1)));
     assert_eq!(taken(&mut group, member, now), None, "the other is not delivered a fourth time");
-    let parked = group.take_parked().unwrap();
+    let parked = group.take_parked(&ExperimentId::new("x").unwrap()).unwrap();
     assert_eq!((parked.event.position, parked.attempts, parked.reason.as_str()), (1, 3, "failure 3"));
 }
 
@@ -164,13 +166,13 @@ fn a_lowered_limit_parks_at_the_next_start() {
     let open = vec![OpenNote { position: 1, failures: 2 }];
     let (mut group, member) = resumed(2, Record { done_to: 1, open, parked: Vec::new() });
     assert_eq!(taken(&mut group, member, Instant::now()), None);
-    assert_eq!(group.take_parked().unwrap().attempts, 2);
+    assert_eq!(group.take_parked(&ExperimentId::new("x").unwrap()).unwrap().attempts, 2);
 }
 
 #[test]
 fn closing_before_resuming_leaves_the_record_unchanged() {
     let record = Record { done_to: 7, ..Record::default() };
-    let mut group = Group::new("g".to_owned(), rules(3), record, PAGE);
+    let mut group = Group::new("g".to_owned(), rules(3), Some(record), PAGE);
     group.close();
     assert!(group.changed_record().is_none());
 }
@@ -183,6 +185,6 @@ fn a_closed_group_wakes_the_io_thread_when_its_last_delivery_is_settled() {
     group.close();
     group.effects();
     assert!(group.is_dirty(), "a store is already due");
-    group.settle(1, member, Outcome::Released, now);
+    group.settle(1, member, Outcome::Released, now).unwrap();
     assert!(group.effects().io_thread);
 }

@@ -11,6 +11,7 @@ mod files;
 mod forecast;
 pub mod gold;
 mod history;
+mod installation;
 pub mod jsonl;
 mod log_access;
 mod memory;

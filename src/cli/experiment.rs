@@ -1,6 +1,5 @@
 //! `dissent experiment`: lists, creates and forks experiments, and gives operator commands.
 
-mod carried;
 mod create;
 mod focus;
 mod fork;

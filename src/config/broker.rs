@@ -43,9 +43,10 @@ pub struct RabbitConfig {
     /// `DISSENT_RABBITMQ_URL` takes precedence.
     #[serde(default)]
     pub url_file: Option<PathBuf>,
-    /// The prefix of the names of exchanges and queues.
-    #[serde(default = "prefix")]
-    pub prefix: String,
+    /// The prefix of the names of exchanges and queues. By default it names the installation: the data folder
+    /// of the server has its id.
+    #[serde(default)]
+    pub prefix: Option<String>,
     /// Seconds without a heartbeat until the lease of a training expires, 2 to 3600.
     #[serde(default = "lease_seconds")]
     pub lease_seconds: u64,
@@ -85,10 +86,6 @@ fn redeliveries_max() -> u32 {
     RabbitOptions::default().redeliveries_max
 }
 
-fn prefix() -> String {
-    "dissent".to_owned()
-}
-
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self::Embedded(EmbeddedConfig {})
@@ -106,13 +103,10 @@ impl BrokerConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let Self::Rabbitmq(rabbit) = self else { return Ok(()) };
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if rabbit.prefix.is_empty() || rabbit.prefix.len() > 32 || !rabbit.prefix.chars().all(allowed) {
+        let is_allowed = |prefix: &&String| (1..=32).contains(&prefix.len()) && prefix.chars().all(allowed);
+        if let Some(prefix) = rabbit.prefix.as_ref().filter(|prefix| !is_allowed(prefix)) {
             let way_out = "use 1 to 32 of a-z, 0-9, '-' and '_'";
-            return Err(ConfigError::out_of_range(
-                "broker.prefix",
-                format_args!("{:?}", rabbit.prefix),
-                way_out,
-            ));
+            return Err(ConfigError::out_of_range("broker.prefix", format_args!("{prefix:?}"), way_out));
         }
         for (name, value, least, most) in [
             ("lease_seconds", rabbit.lease_seconds, 2, LEASE_SECONDS_MAX),
@@ -141,16 +135,16 @@ impl BrokerConfig {
 }
 
 impl RabbitConfig {
-    /// Returns the connection options. The options contain the address, which `self` never holds and no error
-    /// shows.
+    /// Returns the connection options, with the configured prefix of names or else this one. The options contain
+    /// the address, which `self` never holds and no error shows.
     ///
     /// # Errors
     /// If no address is configured, or it cannot be read or parsed.
-    pub fn options(&self) -> Result<RabbitOptions, ConfigError> {
+    pub fn options(&self, default_prefix: &str) -> Result<RabbitOptions, ConfigError> {
         let mut options = RabbitOptions::from_url(self.url()?.trim()).map_err(|error| {
             ConfigError::key_because("[broker]", KeyErrorKind::Address, "invalid address of RabbitMQ", error)
         })?;
-        options.prefix.clone_from(&self.prefix);
+        options.prefix = self.prefix.clone().unwrap_or_else(|| default_prefix.to_owned());
         options.heartbeat = Duration::from_secs(self.heartbeat_seconds);
         options.message_bytes_max = self.message_mib_max << 20;
         options.redeliveries_max = self.redeliveries_max;
@@ -161,8 +155,9 @@ impl RabbitConfig {
     ///
     /// # Errors
     /// As [`options`](Self::options).
-    pub(crate) fn options_of_service(&self) -> Result<RabbitOptions, ConfigError> {
-        Ok(RabbitOptions { start_timeout: Duration::from_secs(self.connect_seconds), ..self.options()? })
+    pub(crate) fn options_of_service(&self, default_prefix: &str) -> Result<RabbitOptions, ConfigError> {
+        let start_timeout = Duration::from_secs(self.connect_seconds);
+        Ok(RabbitOptions { start_timeout, ..self.options(default_prefix)? })
     }
 
     fn url(&self) -> Result<String, ConfigError> {

@@ -14,6 +14,8 @@ pub(crate) mod overrides;
 mod paths;
 mod range;
 pub(crate) mod schema;
+mod server;
+mod source;
 mod template;
 mod training;
 mod worker;
@@ -40,6 +42,8 @@ pub use measurement::{
 use overrides::Override;
 pub use paths::resolve;
 use range::check_range;
+pub(crate) use server::{ArchiveConfig, ServerConfig};
+pub(crate) use source::ConfigSource;
 pub(crate) use template::{MissingCompletion, check_reward_template};
 pub use training::LoraConfig;
 pub(crate) use worker::WorkerConfig;

@@ -1,21 +1,25 @@
-//! The configuration of a worker that fetches its experiment from a shared store: the experiment's name and
-//! the settings of this host. The server's file works too.
+//! The configuration of a worker: the settings of this host and, for a worker of one experiment, its name. The
+//! server's file and that of an experiment work, too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::de::value::Error as NoValue;
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
+use super::server::{ModelsConfig, ServerConfig};
 use super::{ArtifactsConfig, BrokerConfig, Config, ConfigError, ExperimentConfig, RuntimeConfig, resolve};
 
 /// The sections that a worker reads.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WorkerConfig {
-    /// The name of the experiment and the data folder; the server has the other settings.
-    pub(crate) experiment: ExperimentConfig,
+    /// The name of the experiment and the data folder; the server has the other settings. Without it, the
+    /// worker takes work of every experiment of its server.
+    pub(crate) experiment: Option<ExperimentConfig>,
+    /// The data folder of a worker of every experiment.
+    pub(crate) data_dir: Option<PathBuf>,
     /// The message broker.
     #[serde(default)]
     pub(crate) broker: BrokerConfig,
@@ -25,6 +29,9 @@ pub(crate) struct WorkerConfig {
     /// Device, threads and library of ONNX Runtime.
     #[serde(default)]
     pub(crate) runtime: RuntimeConfig,
+    /// Limits of loaded models.
+    #[serde(default)]
+    pub(crate) models: ModelsConfig,
 }
 
 impl WorkerConfig {
@@ -40,13 +47,17 @@ impl WorkerConfig {
 
     fn parse(text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let mut sections: toml::Table = text.parse()?;
-        let (of_all, own) = (fields::<Config>(), fields::<Self>());
+        let own = fields::<Self>();
+        let of_others = [fields::<Config>(), fields::<ServerConfig>()];
         // Sections for the server only; unknown sections are rejected below.
-        sections.retain(|name, _| own.contains(&name) || !of_all.contains(&name));
+        let is_of_others = |name: &str| of_others.iter().any(|others| others.contains(&name));
+        sections.retain(|name, _| own.contains(&name.as_str()) || !is_of_others(name));
         let mut worker: Self = sections.try_into()?;
         worker.broker.validate()?;
         worker.artifacts.validate()?;
-        let local = [&mut worker.experiment.data_dir, &mut worker.runtime.onnxruntime];
+        worker.models.validate()?;
+        let of_experiment = worker.experiment.as_mut().and_then(|experiment| experiment.data_dir.as_mut());
+        let local = [of_experiment, worker.data_dir.as_mut(), worker.runtime.onnxruntime.as_mut()];
         for path in local.into_iter().flatten().chain(worker.broker.url_file_mut()) {
             *path = resolve(path, folder)?;
         }
@@ -102,7 +113,8 @@ mod tests {
         let sections = fields::<Config>();
         assert!(sections.contains(&"experiment") && sections.contains(&"guards"), "{sections:?}");
         for own in fields::<WorkerConfig>() {
-            assert!(sections.contains(own), "a server does not read [{own}]");
+            let of_server = fields::<ServerConfig>().contains(own);
+            assert!(sections.contains(own) || of_server, "a server does not read [{own}]");
         }
         let others = sections.iter().filter(|section| !SMALLEST.contains(*section));
         // `[broker]` needs a kind.

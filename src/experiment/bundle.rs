@@ -17,7 +17,7 @@ use dissent_models::checkpoint::files_of_model;
 use dissent_storage::{ArtifactId, ArtifactStore, SharedStore};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Config, ConfigError, WorkerConfig};
+use crate::config::{self, Config, ConfigError, ConfigSource, WorkerConfig};
 
 /// Largest bundle, in bytes: a configuration, file names and hashes.
 const BUNDLE_BYTES_MAX: u64 = 16 << 20;
@@ -67,6 +67,9 @@ pub(crate) enum BundleError {
 struct Bundle {
     /// The text of the configuration.
     config: String,
+    /// Values in place of those of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    overrides: Vec<String>,
     /// Files and folders, by their paths as written in the configuration.
     inputs: BTreeMap<String, Input>,
 }
@@ -82,33 +85,31 @@ struct Input {
     is_folder: bool,
 }
 
-fn name_of(experiment: &ExperimentId) -> String {
-    format!("experiments/{experiment}.json")
+/// The name of the bundle of an experiment. Two installations in one store have their own.
+fn name_of(prefix: &str, experiment: &ExperimentId) -> String {
+    format!("experiments/{prefix}/{experiment}.json")
 }
 
-/// Publishes an experiment to the shared store, if one is configured. Files that the store has are not sent
-/// again.
+/// Publishes an experiment of the installation with this prefix to the shared store, if one is configured.
+/// Files that the store has are not sent again.
 ///
 /// # Errors
 /// If a file cannot be read, or the store fails.
-pub(crate) fn publish(config_path: &Path, artifacts: &ArtifactStore) -> anyhow::Result<()> {
+pub(crate) fn publish(source: &ConfigSource, prefix: &str, artifacts: &ArtifactStore) -> anyhow::Result<()> {
     let Some(shared) = artifacts.shared() else { return Ok(()) };
     artifacts.share_all()?;
-    let text = fs::read_to_string(config_path)
-        .with_context(|| format!("failed to read the configuration {}", config_path.display()))?;
-    let folder = config_path.parent().unwrap_or(Path::new("."));
-    let mut config = Config::unresolved(&text)?;
+    let mut config = source.unresolved()?;
     let mut inputs = BTreeMap::new();
     for written in config.inputs_mut() {
-        let path = config::resolve(written, folder)?;
+        let path = config::resolve(written, &source.folder)?;
         let name = written.to_str().context("a path in the configuration is not UTF-8")?;
         if !inputs.contains_key(name) {
             inputs.insert(name.to_owned(), input(&path, artifacts)?);
         }
     }
     let experiment = config.experiment.name.clone();
-    let bundle = Bundle { config: text, inputs };
-    shared.put(&name_of(&experiment), serde_json::to_vec_pretty(&bundle)?)?;
+    let bundle = Bundle { config: source.text.clone(), overrides: source.overrides.clone(), inputs };
+    shared.put(&name_of(prefix, &experiment), serde_json::to_vec_pretty(&bundle)?)?;
     tracing::info!(%experiment, "published the experiment for workers");
     Ok(())
 }
@@ -140,24 +141,27 @@ fn is_model_file(file: &Path) -> bool {
         && extension.is_some_and(|extension| EXTENSIONS.contains(&extension) || extension == "gguf")
 }
 
-/// Fetches the server's configuration of a worker's experiment, and its files into the worker's data folder.
-/// Broker, artifacts and runtime settings are those of the worker.
+/// Fetches the server's configuration of an experiment, and its files into the worker's data folder. Broker,
+/// artifacts and runtime settings are those of the worker.
 ///
 /// # Errors
 /// If the bundle or a file is damaged, or the store or the disk fails.
 pub(crate) fn fetch(
-    worker: WorkerConfig,
+    worker: &WorkerConfig,
+    prefix: &str,
+    experiment: &ExperimentId,
     data_dir: &Path,
     artifacts: &ArtifactStore,
 ) -> anyhow::Result<Config> {
     let shared = artifacts.shared().ok_or(BundleError::NoStore)?;
-    let experiment = &worker.experiment.name;
-    let bytes = read(shared, experiment)?;
-    let name = || name_of(experiment);
+    let name = || name_of(prefix, experiment);
+    let bytes = read(shared, &name(), experiment)?;
     let bundle: Bundle =
         serde_json::from_slice(&bytes).map_err(|source| BundleError::Damaged { bundle: name(), source })?;
-    let mut config = Config::unresolved(&bundle.config)
-        .map_err(|source| BundleError::Config { bundle: name(), source })?;
+    let source =
+        ConfigSource { text: bundle.config, folder: data_dir.to_owned(), overrides: bundle.overrides };
+    let mut config =
+        source.unresolved().map_err(|source| BundleError::Config { bundle: name(), source })?;
     let folder = data_dir.join("inputs");
     for written in config.inputs_mut() {
         let input = written.to_str().and_then(|written| bundle.inputs.get(written));
@@ -171,17 +175,17 @@ pub(crate) fn fetch(
         return Err(BundleError::OtherExperiment { bundle: name(), found: found.clone() }.into());
     }
     config.experiment.data_dir = None;
-    let WorkerConfig { broker, artifacts, runtime, .. } = worker;
+    let WorkerConfig { broker, artifacts, runtime, .. } = worker.clone();
     let config = Config { broker, artifacts, runtime, ..config };
     config.validate()?;
     Ok(config)
 }
 
 /// Reads the bundle. Waits until the server publishes it, because workers may start first.
-fn read(shared: &SharedStore, experiment: &ExperimentId) -> anyhow::Result<Vec<u8>> {
+fn read(shared: &SharedStore, bundle: &str, experiment: &ExperimentId) -> anyhow::Result<Vec<u8>> {
     let mut polls = 0_u32;
     loop {
-        if let Some(bytes) = shared.get(&name_of(experiment), BUNDLE_BYTES_MAX)? {
+        if let Some(bytes) = shared.get(bundle, BUNDLE_BYTES_MAX)? {
             return Ok(bytes);
         }
         if polls.is_multiple_of(POLLS_PER_WARNING) {
@@ -238,6 +242,12 @@ mod tests {
         }
     }
 
+    const PREFIX: &str = "p";
+
+    fn name() -> ExperimentId {
+        ExperimentId::new("e").unwrap()
+    }
+
     struct Bench {
         folder: tempfile::TempDir,
     }
@@ -270,24 +280,25 @@ mod tests {
         fn published(&self) -> SharedStore {
             let config = Config::load(&self.path("server.toml")).unwrap();
             let artifacts = config.artifacts.open(&self.path("server")).unwrap();
-            publish(&self.path("server.toml"), &artifacts).unwrap();
+            let source = ConfigSource::read(&self.path("server.toml"), &[]).unwrap();
+            publish(&source, PREFIX, &artifacts).unwrap();
             SharedStore::open(config.artifacts.url.as_ref().unwrap()).unwrap()
         }
 
         fn fetched(&self) -> anyhow::Result<Config> {
             let worker = WorkerConfig::load(&self.path("worker.toml"))?;
             let artifacts = worker.artifacts.open(&self.path("worker"))?;
-            fetch(worker, &self.path("worker"), &artifacts)
+            fetch(&worker, PREFIX, &name(), &self.path("worker"), &artifacts)
         }
 
         /// Publishes, changes the bundle, and returns the error of fetching it.
         fn rejected(&self, change: impl Fn(String) -> String) -> anyhow::Error {
             let store = self.published();
-            let text = String::from_utf8(store.get("experiments/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
+            let text = String::from_utf8(store.get("experiments/p/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
                 .unwrap();
             let changed = change(text.clone());
             assert_ne!(text, changed);
-            store.put("experiments/e.json", changed.into()).unwrap();
+            store.put("experiments/p/e.json", changed.into()).unwrap();
             self.fetched().unwrap_err()
         }
     }
@@ -374,7 +385,7 @@ mod tests {
         let error = bench.rejected(|text| text.replace("\"name\": \"model\"", "\"name\": \"/etc\""));
         assert_eq!(
             format!("{error:#}"),
-            "experiments/e.json of the shared store: \"/etc\" is not a plain file name"
+            "experiments/p/e.json of the shared store: \"/etc\" is not a plain file name"
         );
         assert_eq!(file_name(error), "/etc");
         let error = bench.rejected(|text| text.replace("name = \\\"e\\\"", "name = \\\"f\\\""));

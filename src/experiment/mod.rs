@@ -7,6 +7,11 @@
 
 mod base_check;
 pub(crate) mod bundle;
+mod carried;
+pub(crate) mod create;
+pub(crate) mod focus;
+pub(crate) mod fork;
+pub(crate) mod kept_config;
 pub mod kept_settings;
 pub(crate) mod learning_plan;
 pub mod models;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use dissent_actors::Base;
+use dissent_actors::{Base, ModelCache};
 use dissent_domain::reward::RewardOutput;
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::adapter::LoraAdapter;
@@ -189,15 +189,22 @@ impl Model {
         Ok(self)
     }
 
-    /// Returns the parts from which sessions of the model are opened.
+    /// Returns the parts from which sessions of the model are opened. Models of one cache share their
+    /// checkpoints and sessions.
     #[must_use]
-    pub fn base(&self, runtime: &'static OnnxRuntime, options: &SessionOptions) -> Base {
+    pub fn base(
+        &self,
+        runtime: &'static OnnxRuntime,
+        options: &SessionOptions,
+        cache: &ModelCache,
+    ) -> Base {
         Base {
             runtime,
-            checkpoint: Arc::new(self.checkpoint.clone()),
-            sampling: self.sampling.clone(),
+            checkpoint: cache.share(&self.checkpoint),
+            sampling: self.sampling.as_deref().map(|sampling| cache.share(sampling)),
             adapter: self.adapter.clone().map(Arc::new),
             options: options.clone(),
+            cache: cache.clone(),
         }
     }
 

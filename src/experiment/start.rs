@@ -1,11 +1,11 @@
 //! Opening the sessions of models, for the roles of this process only.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Base, Gold, GoldModel, LearningResources, LeaseTimes, OnnxTrainer, Policy, Proxy, Resources, Roles,
+    Base, Gold, GoldModel, LearningResources, LeaseTimes, ModelCache, OnnxTrainer, Policy, Proxy, Resources, Roles,
     StepError, StepFault, TrainableModel, Trainer,
 };
 use dissent_domain::event::StepName;
@@ -17,7 +17,7 @@ use dissent_queues::Broker;
 use dissent_storage::{ArtifactStore, Snapshots};
 
 use crate::config::{Config, GoldConfig};
-use crate::experiment::models::Models;
+use crate::experiment::models::{Model, Models};
 use crate::experiment::plan::PlannedExperiment;
 use crate::gold::{ReferenceAnswers, Sentiment};
 
@@ -32,12 +32,16 @@ pub(crate) struct Backends {
     pub(crate) artifacts: ArtifactStore,
     /// The store of snapshots; `None` without a log.
     pub(crate) snapshots: Option<Snapshots>,
-    /// The folder of incoming judgements; `None` if the process does not wait for people.
-    pub(crate) inbox: Option<PathBuf>,
+    /// Whether the run waits for judgements of people.
+    pub(crate) waits_for_people: bool,
     /// The lease times of trainings.
     pub(crate) lease: LeaseTimes,
     /// Whether other processes may run steps too.
     pub(crate) shared: bool,
+    /// The loaded models of the process.
+    pub(crate) cache: ModelCache,
+    /// Whether the models are loaded now, which finds their errors, or at their first use.
+    pub(crate) loads_models: bool,
 }
 
 /// Returns the folder of snapshots in a data folder.
@@ -57,11 +61,22 @@ pub(crate) fn open(
     backends: Backends,
 ) -> anyhow::Result<Resources> {
     let (runtime, options) = crate::experiment::models::runtime(&config.runtime, rows(config))?;
-    let opener = SessionOpener { config, models, runtime, options: &options, cancel: CancelFlag::new() };
     let PlannedExperiment { plan, prompts, held_out } = planned;
-    let Backends { log, broker, artifacts, snapshots, inbox, lease, shared } = backends;
+    let Backends {
+        log,
+        broker,
+        artifacts,
+        snapshots,
+        waits_for_people,
+        lease,
+        shared,
+        cache,
+        loads_models,
+    } = backends;
+    let (options, cancel) = (&options, CancelFlag::new());
+    let opener = SessionOpener { config, models, runtime, options, cancel, cache, loads_models };
     let learning = match &plan.learning {
-        Some(_) => Some(opener.learning(&roles, held_out, inbox)?),
+        Some(_) => Some(opener.learning(&roles, held_out)?),
         None => None,
     };
     let policy = roles.need_policy().then(|| opener.policy()).transpose()?;
@@ -80,6 +95,7 @@ pub(crate) fn open(
         cancel,
         lease,
         shared,
+        waits_for_people,
     })
 }
 
@@ -95,6 +111,8 @@ struct SessionOpener<'a> {
     runtime: &'static OnnxRuntime,
     options: &'a SessionOptions,
     cancel: CancelFlag,
+    cache: ModelCache,
+    loads_models: bool,
 }
 
 impl SessionOpener<'_> {
@@ -103,9 +121,11 @@ impl SessionOpener<'_> {
         let template: PromptTemplate = self.config.policy.template.parse()?;
         // An error with any prompt is an error of the configuration.
         template.render_prompt(&model.checkpoint.tokenizer, "prompt").context("policy.template")?;
-        let base = model.base(self.runtime, self.options);
-        Policy::open(base, template, self.config.generation.batch_prompts)
-            .with_context(|| format!("failed to start the policy {}", model.name))
+        let policy = Policy::new(self.base(model), template, self.config.generation.batch_prompts);
+        if self.loads_models {
+            policy.load().with_context(|| format!("failed to start the policy {}", model.name))?;
+        }
+        Ok(policy)
     }
 
     fn proxy(&self) -> anyhow::Result<Proxy> {
@@ -114,22 +134,28 @@ impl SessionOpener<'_> {
         template
             .render_with_completion(&model.checkpoint.tokenizer, "prompt", "answer")
             .context("reward.template")?;
-        Proxy::open(model.base(self.runtime, self.options), template, self.config.reward.kind)
-            .with_context(|| format!("failed to start the reward model {}", model.name))
+        let proxy = Proxy::new(self.base(model), template, self.config.reward.kind);
+        if self.loads_models {
+            proxy.load().with_context(|| format!("failed to start the reward model {}", model.name))?;
+        }
+        Ok(proxy)
+    }
+
+    fn base(&self, model: &Model) -> Base {
+        model.base(self.runtime, self.options, &self.cache)
     }
 
     fn learning(
         &self,
         roles: &Roles,
         held_out: Vec<Prompt>,
-        inbox: Option<PathBuf>,
     ) -> anyhow::Result<LearningResources> {
         let gold = if roles.need_gold() { self.gold()? } else { None };
-        let policy = self.models.policy.base(self.runtime, self.options);
-        let reward = self.models.reward.base(self.runtime, self.options);
+        let policy = self.base(&self.models.policy);
+        let reward = self.base(&self.models.reward);
         let trainer =
             if roles.contains(StepName::Training) { Some(self.trainer(&policy, &reward)?) } else { None };
-        Ok(LearningResources { held_out, gold, trainer, policy, reward, inbox })
+        Ok(LearningResources { held_out, gold, trainer, policy, reward })
     }
 
     fn trainer(&self, policy: &Base, reward: &Base) -> anyhow::Result<Box<dyn Trainer>> {
@@ -148,8 +174,11 @@ impl SessionOpener<'_> {
                 template
                     .render_with_completion(&model.checkpoint.tokenizer, "prompt", "answer")
                     .context("gold.template")?;
-                let opened = Proxy::open(model.base(self.runtime, self.options), template, gold.score)
-                    .with_context(|| format!("failed to start the gold reward model {}", model.name))?;
+                let opened = Proxy::new(self.base(model), template, gold.score);
+                if self.loads_models {
+                    let failed = || format!("failed to start the gold reward model {}", model.name);
+                    opened.load().with_context(failed)?;
+                }
                 Some(Box::new(GoldModel::new(opened, self.cancel.clone())))
             }
             (Some(GoldConfig::Sentiment(_)), _) => Some(Box::new(GoldSentiment(Sentiment::new()))),

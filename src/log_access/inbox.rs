@@ -1,39 +1,39 @@
-//! The inbox of judgements that are imported while a run has the event log open: a folder that the run polls.
+//! Judgements that a command of version 0.1 left in the data folder for the run that had the event log open.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use dissent_domain::event::FeedbackReceived;
 use dissent_domain::id::ExperimentId;
 
-/// Returns the inbox of an experiment. Each file that ends in `.jsonl` is complete and holds one
-/// [`FeedbackReceived`] per line. Other files are unfinished.
-#[must_use]
-pub(crate) fn folder(data_dir: &Path, experiment: &ExperimentId) -> PathBuf {
-    data_dir.join("feedback-inbox").join(experiment.as_str())
+/// Returns the complete files of an experiment, in the order of their names. Each ends in `.jsonl`, and holds
+/// one judgement a line.
+pub(crate) fn left(data_dir: &Path, experiment: &ExperimentId) -> Vec<PathBuf> {
+    let folder = data_dir.join("feedback-inbox").join(experiment.as_str());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        // Regular files only: reading a pipe would block.
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl") && path.is_file())
+        .collect();
+    files.sort();
+    files
 }
 
-/// Writes judgements to the inbox and returns their file. The same judgements twice make one file.
-///
-/// # Errors
-/// If the file cannot be written.
-pub(crate) fn put(
-    data_dir: &Path,
-    experiment: &ExperimentId,
-    judgements: &[FeedbackReceived],
-) -> io::Result<PathBuf> {
-    let folder = folder(data_dir, experiment);
-    std::fs::create_dir_all(&folder)?;
-    let mut lines = Vec::new();
-    for judgement in judgements {
-        serde_json::to_writer(&mut lines, judgement)?;
-        lines.push(b'\n');
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complete_files_are_found_in_the_order_of_their_names() {
+        let data = tempfile::tempdir().unwrap();
+        let name = ExperimentId::new("e").unwrap();
+        assert!(left(data.path(), &name).is_empty());
+        let folder = data.path().join("feedback-inbox/e");
+        std::fs::create_dir_all(folder.join("folder.jsonl")).unwrap();
+        for name in ["b.jsonl", "a.jsonl", ".c.partial", "d.jsonl.unreadable"] {
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let found = left(data.path(), &name);
+        let names: Vec<_> = found.iter().map(|file| file.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a.jsonl", "b.jsonl"]);
     }
-    let name = blake3::hash(&lines).to_hex();
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".partial").tempfile_in(&folder)?;
-    io::Write::write_all(&mut file, &lines)?;
-    file.as_file().sync_all()?;
-    let path = folder.join(format!("{name}.jsonl"));
-    file.persist(&path).map_err(|error| error.error)?;
-    Ok(path)
 }

@@ -10,12 +10,15 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_queues::{
     Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, GroupStatus, QueueStats, RabbitBroker,
+    ServerIdentity,
 };
 
+use super::worker_directory::host_name;
 use crate::config::BrokerConfig;
+use crate::installation::Installation;
 
 /// Longest wait for workers to disconnect, if they stop at the same time as the server.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const DISCONNECT_POLL: Duration = Duration::from_millis(100);
 
 /// A broker of either kind. It has the operations that depend on the kind.
@@ -31,17 +34,60 @@ impl BrokerHandle {
     /// Opens the broker of the process that writes the history.
     ///
     /// # Errors
-    /// If RabbitMQ cannot be reached, or refuses.
-    pub(super) async fn of_server(config: &BrokerConfig, log: Arc<dyn EventLog>) -> anyhow::Result<Self> {
+    /// If RabbitMQ cannot be reached or refuses, or another server has the same queues.
+    pub(super) async fn of_server(
+        config: &BrokerConfig,
+        log: Arc<dyn EventLog>,
+        installation: Installation,
+    ) -> anyhow::Result<Self> {
         Ok(match config {
             BrokerConfig::Embedded(_) => {
                 Self::Embedded(Arc::new(EmbeddedBroker::new(log, EmbeddedOptions::default())))
             }
             BrokerConfig::Rabbitmq(rabbit) => {
-                let connecting = RabbitBroker::connect_server(rabbit.options_of_service()?, log);
+                let options = rabbit.options_of_service(&installation.prefix())?;
+                let identity = ServerIdentity {
+                    installation: installation.to_string(),
+                    host: host_name(),
+                    process: std::process::id(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    since_us: dissent_actors::now_us(),
+                };
+                let connecting = RabbitBroker::connect_server(options, log, identity);
                 Self::Rabbit(connecting.await.context("failed to reach RabbitMQ")?)
             }
         })
+    }
+
+    /// Returns the prefix of the names of the queues; `None` for the embedded broker.
+    pub(super) fn prefix(&self) -> Option<&str> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Rabbit(broker) => Some(broker.prefix()),
+        }
+    }
+
+    /// Ends waits for RabbitMQ.
+    pub(super) fn abandon(&self) {
+        self.broker().abandon();
+    }
+
+    /// Returns the reason why the broker does not work; `None` if it works.
+    pub(super) fn not_ready_reason(&self) -> Option<String> {
+        let status = self.status()?;
+        if let Some(holder) = status.taken_over_by {
+            return Some(format!("another server has taken over: {holder}"));
+        }
+        if let Some(reason) = status.refused {
+            return Some(format!("refused by RabbitMQ: {reason}"));
+        }
+        if !status.connected {
+            Some("not connected to RabbitMQ".to_owned())
+        } else if status.blocked {
+            Some("blocked by RabbitMQ, which lacks memory or disk space".to_owned())
+        } else {
+            None
+        }
     }
 
     /// Returns the broker as the steps use it.
@@ -63,12 +109,17 @@ impl BrokerHandle {
         allow_unavailable(broker.publish_history(&plan.experiment).await)
     }
 
-    /// Deletes the queues of an ended experiment when no worker follows its history. A failure is only a
-    /// warning, because the log holds every event.
-    pub(super) async fn delete_queues(&self, experiment: &ExperimentId) {
-        let Self::Rabbit(broker) = self else { return };
-        match delete_if_unused(broker, experiment).await {
-            Ok(0) => tracing::info!(%experiment, "deleted the queues of the ended experiment"),
+    /// Deletes the queues of an ended experiment once no worker follows its history, if that is within
+    /// `time_limit`. Returns whether they are gone. A failure is only a warning, because the log holds every
+    /// event.
+    pub(super) async fn delete_queues(&self, experiment: &ExperimentId, time_limit: Duration) -> bool {
+        let Self::Rabbit(broker) = self else { return true };
+        match delete_if_unused(broker, experiment, time_limit).await {
+            Ok(0) => {
+                tracing::info!(%experiment, "deleted the queues of the ended experiment");
+                return true;
+            }
+            Ok(_) if time_limit.is_zero() => {}
             Ok(followers) => tracing::warn!(
                 %experiment,
                 followers,
@@ -82,6 +133,7 @@ impl BrokerHandle {
                 );
             }
         }
+        false
     }
 
     /// Returns the status of the connection; none for the embedded broker.
@@ -120,12 +172,16 @@ fn allow_unavailable(outcome: Result<(), BrokerError>) -> Result<(), BrokerError
 
 /// Waits for workers to disconnect from an experiment, then deletes its queues. If some stay until the
 /// timeout, the queues stay too. Returns the number of those workers.
-async fn delete_if_unused(broker: &RabbitBroker, experiment: &ExperimentId) -> Result<u32, BrokerError> {
+async fn delete_if_unused(
+    broker: &RabbitBroker,
+    experiment: &ExperimentId,
+    time_limit: Duration,
+) -> Result<u32, BrokerError> {
     let begun = Instant::now();
     loop {
         match broker.followers(experiment).await? {
             0 => return broker.forget(experiment).await.map(|()| 0),
-            followers if begun.elapsed() >= DISCONNECT_TIMEOUT => return Ok(followers),
+            followers if begun.elapsed() >= time_limit => return Ok(followers),
             _ => tokio::time::sleep(DISCONNECT_POLL).await,
         }
     }

@@ -1,4 +1,4 @@
-//! The HTTP interface of a running process: health, readiness, metrics, and on a server control requests.
+//! The HTTP interface of a running process: health, readiness, metrics, and on a server the API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::accept::{self, Limits};
-use super::control::{self, ControlApi};
 use super::metrics;
 use super::problem::Problem;
 use super::request_id;
@@ -20,36 +19,32 @@ use super::status::ServiceStatus;
 /// The content type of metrics for Prometheus.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Starts to serve on the current runtime, until that is dropped. Returns the address, whose port is the
-/// chosen one if `address` has port 0.
+/// Starts to serve on the current runtime, until that is dropped: health, readiness and metrics, and `more`.
+/// Returns the address, whose port is the chosen one if `address` has port 0.
 ///
 /// # Errors
 /// If the address cannot be bound.
 pub(super) async fn listen(
     address: SocketAddr,
     status: Arc<ServiceStatus>,
-    control_api: Option<ControlApi>,
+    more: Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
-    let routes = Router::new()
+    let routes = request_id::with_request_ids(routes(status).merge(more));
+    tokio::spawn(accept::serve(listener, routes, Limits::default()));
+    tracing::info!(%address, "listening");
+    Ok(address)
+}
+
+fn routes(status: Arc<ServiceStatus>) -> Router {
+    Router::new()
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(scrape))
-        .with_state(status);
-    let routes = match control_api {
-        Some(control_api) => {
-            if !control_api.access.accepts_some() {
-                tracing::info!(%address, "refusing control requests on a public address without a control token");
-            }
-            routes.merge(control::routes(Arc::new(control_api)))
-        }
-        None => routes,
-    };
-    tokio::spawn(accept::serve(listener, request_id::with_request_ids(routes), Limits::default()));
-    Ok(address)
+        .with_state(status)
 }
 
 /// Responds whether the process is at work and connected to its broker.

@@ -1,23 +1,35 @@
 //! The metrics of a process in the OpenMetrics format. Each scrape reads the current values.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use dissent_actors::{ProcessHealth, Progress};
+use dissent_actors::{CacheStatus, ProcessHealth, Progress};
+use dissent_domain::id::ExperimentId;
 use dissent_queues::{BrokerStatus, QueueStats};
 use prometheus_client::encoding::{
     EncodeLabelSet,
     text::{encode, encode_registry},
 };
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::status::ServiceStatus;
+use super::broker_handle::BrokerHandle;
+use super::status::{Hosting, ServiceStatus};
+
+/// Experiments that have metrics of their own: more would make a scrape slow, and a time series each.
+const EXPERIMENTS_MAX: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfExperiment {
+    experiment: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PromptState {
+    experiment: String,
     state: &'static str,
 }
 
@@ -26,34 +38,66 @@ struct QueueLabel {
     queue: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// An experiment of the process, as metrics show it.
+struct Shown {
+    name: ExperimentId,
+    progress: Progress,
+    is_halted: bool,
+    /// `None` if its steps do not run here.
+    health: Option<ProcessHealth>,
+}
+
 /// Returns all metrics of a process as OpenMetrics text.
 ///
 /// # Errors
 /// If a metric cannot be encoded.
 pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Error> {
-    let stats = status.broker.queues().await;
+    let broker_handle = status.broker();
+    let stats = match &broker_handle {
+        Some(broker) => broker.queues().await,
+        None => Vec::new(),
+    };
     let mut registry = Registry::with_prefix("dissent");
-    let health = &status.health;
-    let progress = health.progress.borrow().clone();
-    experiment(&mut registry, &progress);
-    if let Some(age) = health.lease_age() {
-        lease_age(&mut registry, age);
+    let shown = shown(status);
+    experiments(&mut registry, &shown);
+    lease_age(&mut registry, &shown);
+    tokens_sampled(&mut registry, &shown);
+    if let Some(appends) = shown.iter().find_map(|shown| shown.health.as_ref()?.appends.clone()) {
+        append_seconds(&mut registry, appends);
     }
-    tokens_sampled(&mut registry, health.meter.tokens());
-    if let Some(appends) = &health.appends {
-        append_seconds(&mut registry, appends.clone());
-    }
-    if let Some(wait) = oldest_event_age(health.clone()).await {
-        longest_wait(&mut registry, wait);
-    }
-    if let Some(status) = status.broker.status() {
+    longest_wait(&mut registry, oldest_event_ages(&shown).await);
+    if let Some(status) = broker_handle.as_ref().and_then(BrokerHandle::status) {
         broker(&mut registry, &status);
     }
     queues(&mut registry, stats);
+    models(&mut registry, status.cache.status());
+    build_info(&mut registry);
     process(&mut registry);
     let mut standard = Registry::default();
     standard_process(&mut standard);
     encode_both(&registry, &standard)
+}
+
+/// Returns the experiments of a process that have metrics of their own, those that run first.
+fn shown(status: &ServiceStatus) -> Vec<Shown> {
+    let of = |(name, hosting): (ExperimentId, Hosting)| {
+        let (progress, is_halted, health) = match hosting {
+            Hosting::Running(health) => (health.progress.borrow().clone(), false, Some(health)),
+            Hosting::Ended(progress) => (progress, false, None),
+            Hosting::Halted(_) => (Progress::default(), true, None),
+            Hosting::Loading | Hosting::NoConfiguration => return None,
+        };
+        Some(Shown { name, progress, is_halted, health })
+    };
+    let mut shown: Vec<Shown> = status.experiments().into_iter().filter_map(of).collect();
+    shown.sort_by_key(|shown| shown.health.is_none());
+    shown.truncate(EXPERIMENTS_MAX);
+    shown
 }
 
 /// Encodes the metrics of this program, then the standard ones, as one text.
@@ -72,61 +116,102 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, ConstCounter::new(value));
 }
 
-fn experiment(registry: &mut Registry, progress: &Progress) {
+/// Registers a number of each experiment.
+fn gauges(
+    registry: &mut Registry,
+    (name, help): (&str, &str),
+    shown: &[Shown],
+    value: impl Fn(&Progress) -> u64,
+) {
+    let family = Family::<OfExperiment, Gauge>::default();
+    for shown in shown {
+        let value = i64::try_from(value(&shown.progress)).unwrap_or(i64::MAX);
+        family.get_or_create(&shown.label()).set(value);
+    }
+    registry.register(name, help, family);
+}
+
+impl Shown {
+    fn label(&self) -> OfExperiment {
+        OfExperiment { experiment: self.name.to_string() }
+    }
+}
+
+fn experiments(registry: &mut Registry, shown: &[Shown]) {
     let prompts = Family::<PromptState, Gauge>::default();
-    let counts = progress.counts;
-    for (state, count) in [
-        ("expected", counts.expected),
-        ("admitted", counts.admitted),
-        ("sampled", counts.sampled),
-        ("scored", counts.scored),
-        ("measured", counts.measured),
-        ("set_aside", counts.set_aside),
-    ] {
-        prompts.get_or_create(&PromptState { state }).set(i64::from(count));
+    for shown in shown {
+        let counts = shown.progress.counts;
+        for (state, count) in [
+            ("expected", counts.expected),
+            ("admitted", counts.admitted),
+            ("sampled", counts.sampled),
+            ("scored", counts.scored),
+            ("measured", counts.measured),
+            ("set_aside", counts.set_aside),
+        ] {
+            let label = PromptState { experiment: shown.name.to_string(), state };
+            prompts.get_or_create(&label).set(i64::from(count));
+        }
     }
     registry.register(
         "prompts",
         "Prompts of the current round, by the state that they have reached",
         prompts,
     );
-    gauge(registry, "rounds", "Rounds of the plan", progress.rounds.into());
-    gauge(registry, "round", "Current round, from 0", progress.round.unwrap_or_default().into());
-    gauge(registry, "comparisons", "Comparisons requested in the current round", progress.comparisons.into());
-    gauge(registry, "judgements", "Judgements received in the current round", progress.judgements);
-    gauge(
-        registry,
-        "judgements_wanted",
-        "Judgements that the current round waits for",
-        progress.judgements_wanted,
-    );
-    gauge(
-        registry,
-        "waits_for_people",
-        "1 while the experiment waits for judgements of people",
-        progress.waits_for_people.into(),
-    );
-    gauge(
-        registry,
-        "paused",
-        "1 while the experiment waits for an operator to start or resume it",
-        progress.status.is_paused().into(),
-    );
-    gauge(registry, "finished", "1 after the end of all rounds", progress.finished.into());
-    let (step, steps) = progress.training.unwrap_or_default();
-    gauge(registry, "training_step", "Finished steps of the running training", step);
-    gauge(registry, "training_steps", "All steps of the running training", steps);
-    counter(registry, "events", "Events of the experiment that this process has read", progress.events);
+    let mut each = |name: &str, help: &str, value: &dyn Fn(&Progress) -> u64| {
+        gauges(registry, (name, help), shown, value);
+    };
+    each("rounds", "Rounds of the plan", &|progress| progress.rounds.into());
+    each("round", "Current round, from 0", &|progress| progress.round.unwrap_or_default().into());
+    each("comparisons", "Comparisons requested in the current round", &|progress| progress.comparisons.into());
+    each("judgements", "Judgements received in the current round", &|progress| progress.judgements);
+    each("judgements_wanted", "Judgements that the current round waits for", &|progress| {
+        progress.judgements_wanted
+    });
+    each("waits_for_people", "1 while the experiment waits for judgements of people", &|progress| {
+        progress.waits_for_people.into()
+    });
+    each("paused", "1 while the experiment waits for an operator to start or resume it", &|progress| {
+        progress.status.is_paused().into()
+    });
+    each("finished", "1 after the end of all rounds", &|progress| progress.finished.into());
+    each("training_step", "Finished steps of the running training", &|progress| {
+        progress.training.unwrap_or_default().0
+    });
+    each("training_steps", "All steps of the running training", &|progress| {
+        progress.training.unwrap_or_default().1
+    });
+    let halted = Family::<OfExperiment, Gauge>::default();
+    let events = Family::<OfExperiment, Counter>::default();
+    for shown in shown {
+        halted.get_or_create(&shown.label()).set(shown.is_halted.into());
+        events.get_or_create(&shown.label()).inc_by(shown.progress.events);
+    }
+    registry.register("halted", "1 while the experiment waits for a retry after a failure", halted);
+    registry.register("events", "Events of the experiment that this process has read", events);
 }
 
-fn lease_age(registry: &mut Registry, age: Duration) {
-    let seconds = ConstGauge::new(age.as_secs_f64());
-    let help = "Time since the last heartbeat of the running training";
-    registry.register_with_unit("lease_age", help, Unit::Seconds, seconds);
+/// Registers a time in seconds of each experiment that has one.
+fn seconds(registry: &mut Registry, (name, help): (&str, &str), times: Vec<(OfExperiment, Duration)>) {
+    let family = Family::<OfExperiment, Gauge<f64, AtomicU64>>::default();
+    for (label, time) in times {
+        family.get_or_create(&label).set(time.as_secs_f64());
+    }
+    registry.register_with_unit(name, help, Unit::Seconds, family);
 }
 
-fn tokens_sampled(registry: &mut Registry, tokens: u64) {
-    counter(registry, "tokens_sampled", "Completion tokens sampled by this process", tokens);
+fn lease_age(registry: &mut Registry, shown: &[Shown]) {
+    let age = |shown: &Shown| Some((shown.label(), shown.health.as_ref()?.lease_age()?));
+    let ages = shown.iter().filter_map(age).collect();
+    seconds(registry, ("lease_age", "Time since the last heartbeat of the running training"), ages);
+}
+
+fn tokens_sampled(registry: &mut Registry, shown: &[Shown]) {
+    let tokens = Family::<OfExperiment, Counter>::default();
+    for (label, health) in shown.iter().filter_map(|shown| Some((shown.label(), shown.health.as_ref()?))) {
+        tokens.get_or_create(&label).inc_by(health.meter.tokens());
+    }
+    registry.register("tokens_sampled", "Completion tokens sampled by this process", tokens);
 }
 
 fn append_seconds(registry: &mut Registry, appends: Histogram) {
@@ -134,15 +219,36 @@ fn append_seconds(registry: &mut Registry, appends: Histogram) {
     registry.register_with_unit("append", help, Unit::Seconds, appends);
 }
 
-/// Returns the age of the oldest unanswered event. None if the log cannot be read: the journal reports that.
-async fn oldest_event_age(health: ProcessHealth) -> Option<Duration> {
-    let age = tokio::task::spawn_blocking(move || health.longest_wait()).await;
-    Some(age.ok()?.ok()?.unwrap_or_default())
+/// Returns the age of the oldest unanswered event of each experiment. An experiment is left out if the log
+/// cannot be read: the journal reports that.
+async fn oldest_event_ages(shown: &[Shown]) -> Vec<(OfExperiment, Duration)> {
+    let healths: Vec<(OfExperiment, ProcessHealth)> =
+        shown.iter().filter_map(|shown| Some((shown.label(), shown.health.clone()?))).collect();
+    let reading = tokio::task::spawn_blocking(move || {
+        let age = |(label, health): (OfExperiment, ProcessHealth)| {
+            Some((label, health.longest_wait().ok()?.unwrap_or_default()))
+        };
+        healths.into_iter().filter_map(age).collect()
+    });
+    reading.await.unwrap_or_default()
 }
 
-fn longest_wait(registry: &mut Registry, age: Duration) {
-    let help = "Age of the oldest event that no step has answered";
-    registry.register_with_unit("longest_wait", help, Unit::Seconds, ConstGauge::new(age.as_secs_f64()));
+fn longest_wait(registry: &mut Registry, ages: Vec<(OfExperiment, Duration)>) {
+    seconds(registry, ("longest_wait", "Age of the oldest event that no step has answered"), ages);
+}
+
+fn models(registry: &mut Registry, status: CacheStatus) {
+    gauge(registry, "models_loaded", "Models that are loaded", status.models as u64);
+    let bytes = ConstGauge::new(i64::try_from(status.bytes).unwrap_or(i64::MAX));
+    registry.register_with_unit("models_loaded", "Weights of the loaded models", Unit::Bytes, bytes);
+    counter(registry, "model_loads", "Models that were loaded", status.loads);
+    counter(registry, "model_evictions", "Models that were let go before their last use", status.evictions);
+}
+
+fn build_info(registry: &mut Registry) {
+    let build = Family::<Build, Gauge>::default();
+    build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+    registry.register("build_info", "The version of the program; always 1", build);
 }
 
 fn queues(registry: &mut Registry, stats: Vec<QueueStats>) {
@@ -271,11 +377,18 @@ mod tests {
     fn all_metrics() -> String {
         let mut registry = Registry::with_prefix("dissent");
         let progress = Progress { training: Some((1, 2)), ..Progress::default() };
-        experiment(&mut registry, &progress);
-        lease_age(&mut registry, Duration::from_secs(3));
-        tokens_sampled(&mut registry, 5);
+        let name = ExperimentId::new("e").unwrap();
+        let shown = [Shown { name, progress, is_halted: true, health: None }];
+        experiments(&mut registry, &shown);
+        let label = || vec![(shown[0].label(), Duration::from_secs(3))];
+        seconds(&mut registry, ("lease_age", "x"), label());
+        let tokens = Family::<OfExperiment, Counter>::default();
+        tokens.get_or_create(&shown[0].label()).inc_by(5);
+        registry.register("tokens_sampled", "x", tokens);
         append_seconds(&mut registry, Histogram::new([0.1, 1.0]));
-        longest_wait(&mut registry, Duration::from_secs(1));
+        longest_wait(&mut registry, label());
+        models(&mut registry, CacheStatus { models: 1, bytes: 2, loads: 3, evictions: 4 });
+        build_info(&mut registry);
         let status = BrokerStatus {
             connected: true,
             blocked: false,
@@ -287,6 +400,8 @@ mod tests {
             parked: 6,
             reconnects: 7,
             steady: true,
+            taken_over_by: None,
+            refused: None,
         };
         broker(&mut registry, &status);
         let stats = QueueStats { name: "generation.e".to_owned(), messages: 1, consumers: 2 };

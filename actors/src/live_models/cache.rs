@@ -7,10 +7,11 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use dissent_models::ModelError;
+use dissent_models::checkpoint::Checkpoint;
 
 use super::versions::Shared;
 
@@ -66,6 +67,8 @@ struct Models {
     entries: HashMap<ModelKey, Entry>,
     /// Handles of each session, loaded or not.
     handles: HashMap<ModelKey, usize>,
+    /// Checkpoints that someone uses, by everything that distinguishes them.
+    checkpoints: HashMap<ModelKey, Weak<Checkpoint>>,
     loads: u64,
     evictions: u64,
 }
@@ -125,6 +128,27 @@ impl ModelCache {
         if !dropped.is_empty() {
             tracing::info!(models = dropped.len(), "dropping idle models");
         }
+    }
+
+    /// Returns an equal checkpoint that is in use already, or this one: a tokenizer takes much memory.
+    #[must_use]
+    pub fn share(&self, checkpoint: &Checkpoint) -> Arc<Checkpoint> {
+        let key = ModelKey(format!(
+            "{} {} {} {:?} {:?}",
+            checkpoint.source.display(),
+            checkpoint.fingerprint,
+            checkpoint.weights.packed_count(),
+            checkpoint.reading,
+            checkpoint.reward_output
+        ));
+        let mut models = self.lock();
+        if let Some(used) = models.checkpoints.get(&key).and_then(Weak::upgrade) {
+            return used;
+        }
+        models.checkpoints.retain(|_, used| used.strong_count() > 0);
+        let shared = Arc::new(checkpoint.clone());
+        models.checkpoints.insert(key, Arc::downgrade(&shared));
+        shared
     }
 
     /// A handle of a session. `bytes` is the size of its weights.

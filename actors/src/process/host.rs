@@ -8,6 +8,7 @@ use actix::{Addr, Arbiter};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
+use dissent_models::runtime::CancelFlag;
 use dissent_queues::Broker;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
@@ -170,9 +171,11 @@ impl Host {
         }
     }
 
-    /// Interrupts the computations of all experiments. A later run repeats them with the same result.
-    pub fn cancel(&self) {
-        self.running.values().for_each(|running| running.cancel.cancel());
+    /// The flags that interrupt the computations of all experiments. A later run repeats them with the same
+    /// result.
+    #[must_use]
+    pub fn cancel_flags(&self) -> Vec<CancelFlag> {
+        self.running.values().map(|running| running.cancel.clone()).collect()
     }
 
     /// Interrupts the computations of one experiment.

@@ -1,5 +1,7 @@
 //! Converts text to token ids and back, with the model's own chat template.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use tokenizers::{PostProcessorWrapper, Tokenizer};
 
@@ -14,7 +16,8 @@ type Offsets = (usize, usize);
 /// A tokenizer with the special-token texts that a chat template needs.
 #[derive(Clone)]
 pub struct TextTokenizer {
-    inner: Tokenizer,
+    /// Shared by all clones: a vocabulary takes much memory.
+    inner: Arc<Tokenizer>,
     /// Chat templates by name; a single one is named `default`.
     chat_templates: Vec<(String, String)>,
     bos_token: Option<String>,
@@ -229,7 +232,7 @@ impl TextTokenizer {
         };
         let named = [token("bos_token", &bos_token), token("eos_token", &eos_token)];
         Self {
-            inner,
+            inner: Arc::new(inner),
             chat_templates: chat_template
                 .into_iter()
                 .map(|template| (DEFAULT.to_owned(), template))
@@ -291,7 +294,7 @@ impl TextTokenizer {
         });
         let processor: PostProcessorWrapper =
             serde_json::from_value(template).map_err(|error| error.to_string())?;
-        self.inner.with_post_processor(Some(processor));
+        Arc::make_mut(&mut self.inner).with_post_processor(Some(processor));
         Ok(self)
     }
 }

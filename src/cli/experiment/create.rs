@@ -3,24 +3,18 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use dissent_domain::event::{EventId, ExperimentStarted, NewEvent};
-use dissent_domain::log::{Append, EventLog, ExpectedVersion};
-use dissent_domain::operator::{BY_BYTES_MAX, created};
-use dissent_domain::plan::Plan;
-use dissent_models::template::PromptTemplate;
-use dissent_storage::{ArtifactStore, SledLog, SledOptions, wait};
+use dissent_domain::id::ExperimentId;
+use dissent_domain::log::EventLog;
+use dissent_domain::operator::BY_BYTES_MAX;
+use dissent_storage::{ArtifactStore, SledLog, SledOptions};
 use serde_json::json;
 
 use crate::cli::runtime_args::OverrideArgs;
 use crate::cli::{paths, suggestion};
-use crate::config::Config;
-use crate::error::BadInput;
-use crate::experiment::kept_settings::KeptSettings;
-use crate::experiment::models::Models;
-use crate::experiment::plan;
-use crate::experiment::plan_fork::check_or_suggest;
-use crate::log_access::open;
+use crate::config::{Config, ConfigSource};
+use crate::experiment::create;
+use crate::experiment::kept_config::KeptConfigs;
+use crate::log_access::open::{self, Access};
 use crate::text::shell_command;
 
 #[derive(Debug, clap::Args)]
@@ -47,67 +41,57 @@ pub(super) struct CreateArgs {
 pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> anyhow::Result<()> {
     let config = Config::load_with(&args.config, &args.overrides.all())?;
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
+    let source = ConfigSource::read(&args.config, &args.overrides.all())?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
-    // A refused configuration creates no log.
-    let existing = open::log_dir(&data_dir).exists().then(open_log).transpose()?;
-    let kept = match &existing {
-        Some(log) => KeptSettings::of_experiment(log, &config.experiment.name)?,
-        None => KeptSettings::default(),
+    let with_fork = |error| {
+        suggestion::with_fork(error, &data_dir, |name| args.run_command(&data_dir, &["--set", name]))
     };
-    let models = Models::open(&config, kept.reading)?;
-    check_templates(&config, &models)?;
+    let existing = match open::log_dir(&data_dir).exists() {
+        false => None,
+        true => match open::open_or_find_holder(&data_dir)? {
+            Access::Here(log) => Some(log),
+            Access::Holder(holder) => {
+                let name = holder.create(&source, &args.by).map_err(with_fork)?;
+                return args.print_created(&name, &data_dir, true, as_json);
+            }
+        },
+    };
+    // A refused configuration creates no log.
+    let models = create::check(&config, existing.as_ref().map(|log| log as &dyn EventLog))?;
+    let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
     let log = existing.map_or_else(open_log, Ok)?;
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
-    let plan = plan::plan(&config, &models, &artifacts, &kept)?.plan;
-    check_or_suggest(&log, &plan).map_err(|error| {
-        suggestion::with_fork(error, &data_dir, |name| args.run_command(&data_dir, &["--set", name]))
-    })?;
-    let name = plan.experiment.clone();
-    if !log.read_stream(&name, 0, 1)?.is_empty() {
-        return Err(BadInput(format!(
-            "experiment {name} exists already, with this plan: change experiment.name"
-        ))
-        .into());
-    }
-    record(&log, plan, args.by.clone())?;
-    let mut out = std::io::stdout().lock();
-    if as_json {
-        return Ok(writeln!(out, "{}", json!({ "experiment": name, "state": "created", "changed": true }))?);
-    }
-    let option = paths::data_option(&data_dir);
-    let run = args.run_command(&data_dir, &[]);
-    writeln!(out, "{name} is created\nto start it: dissent experiment start {name}{option}, or {run}")?;
-    Ok(())
+    let name = create::record(&log, &artifacts, &config, &models, &args.by).map_err(with_fork)?;
+    KeptConfigs::of(&data_dir).keep(&name, &source)?;
+    args.print_created(&name, &data_dir, false, as_json)
 }
 
 impl CreateArgs {
+    fn print_created(
+        &self,
+        name: &ExperimentId,
+        data_dir: &Path,
+        is_hosted: bool,
+        as_json: bool,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if as_json {
+            return Ok(writeln!(
+                out,
+                "{}",
+                json!({ "experiment": name, "state": "created", "changed": true })
+            )?);
+        }
+        let option = paths::data_option(data_dir);
+        let or_run = if is_hosted { String::new() } else { format!(", or {}", self.run_command(data_dir, &[])) };
+        writeln!(out, "{name} is created\nto start it: dissent experiment start {name}{option}{or_run}")?;
+        Ok(())
+    }
+
     /// Returns the command that runs the experiment, with further options.
     fn run_command(&self, data_dir: &Path, more: &[&str]) -> String {
         let (config, overrides) = (self.config.to_string_lossy(), self.overrides.words());
         let words = ["dissent", "run", &config].into_iter().chain(overrides.iter().map(String::as_str));
         format!("{}{}", shell_command(words.chain(more.iter().copied())), paths::data_option(data_dir))
     }
-}
-
-/// Renders both templates once: a template that fails for every prompt is a mistake in the configuration.
-fn check_templates(config: &Config, models: &Models) -> anyhow::Result<()> {
-    let policy: PromptTemplate = config.policy.template.parse()?;
-    policy.render_prompt(&models.policy.checkpoint.tokenizer, "prompt").context("policy.template")?;
-    let reward: PromptTemplate = config.reward.template.parse()?;
-    reward
-        .render_with_completion(&models.reward.checkpoint.tokenizer, "prompt", "answer")
-        .context("reward.template")?;
-    Ok(())
-}
-
-/// Appends the start and the pause together, so that both become durable at once.
-fn record(log: &dyn EventLog, plan: Plan, by: String) -> anyhow::Result<()> {
-    let (now, experiment) = (dissent_actors::now_us(), plan.experiment.clone());
-    let paused = created(&plan, by, now)?;
-    let id = EventId::of_experiment(&experiment);
-    let started = NewEvent::new(id, None, "cli", now, &ExperimentStarted::new(plan).into())?;
-    let expected = ExpectedVersion::Exact(0);
-    wait(log.append(Append { experiment, expected, events: vec![started, paused] }))?;
-    Ok(())
 }

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context as _;
-use dissent_domain::experiment::Experiment;
 use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::log::EventLog;
-use dissent_domain::plan::{FocusPlan, LearningPlan, Plan};
 use dissent_domain::topics::PROMPTS_MIN;
 
 use crate::error::BadInput;
+use crate::experiment::focus::Focus;
 use crate::history::fork_points::{self, RoundStep};
 use crate::report::{ReportData, TopicRow};
 use crate::text::similar;
@@ -23,14 +21,6 @@ pub(super) struct FocusArgs {
     /// Number of further pairs of --focus.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "focus", value_parser = clap::value_parser!(u64).range(1..))]
     more: u64,
-}
-
-/// A group of prompts, as `--focus` names it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Focus {
-    topic: String,
-    prompts: BTreeSet<PromptId>,
-    pairs: u64,
 }
 
 impl FocusArgs {
@@ -64,7 +54,7 @@ impl FocusArgs {
         } else {
             (name.clone(), of_category)
         };
-        Ok(Some(Focus { topic, prompts, pairs: self.more }))
+        Ok(Some(Focus::new(topic, prompts, self.more)))
     }
 
     /// Returns the last position before the selection of the last round; `None` if there is no such
@@ -85,45 +75,6 @@ impl FocusArgs {
             Err(error) if error.is::<BadInput>() => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-impl Focus {
-    /// Adds the focus to the plan of a fork. `shared` is the state after the shared events: the next
-    /// selection is that of its open round, or of the round after it. A budget of judgements grows by those
-    /// of the further pairs.
-    ///
-    /// # Errors
-    /// If the experiment asks nobody, or has made its last selection.
-    pub(super) fn add(&self, plan: &mut Plan, shared: &Experiment) -> anyhow::Result<()> {
-        let name = &plan.experiment;
-        let round = match shared.rounds().last() {
-            Some(round) if round.evaluation().is_none() => round.number(),
-            _ => u32::try_from(shared.rounds().len()).context("too many rounds")?,
-        };
-        if round >= plan.rounds {
-            let reason = format!(
-                "--focus: no selection follows: fork before the selection (--round {} --before selection)",
-                plan.rounds.saturating_sub(1)
-            );
-            return Err(BadInput(reason).into());
-        }
-        let Some(LearningPlan { feedback, .. }) = plan.learning.as_deref_mut() else {
-            return Err(
-                BadInput(format!("--focus: experiment {name} asks nobody: it has no [feedback]")).into()
-            );
-        };
-        let further = self.pairs.saturating_mul(feedback.overlap.into());
-        feedback.budget = feedback.budget.map(|budget| budget.saturating_add(further));
-        let Self { topic, prompts, pairs } = self.clone();
-        feedback.focus = Some(FocusPlan { round, topic, prompts, pairs });
-        Ok(())
-    }
-
-    /// Returns the group in words.
-    pub(super) fn description(&self) -> String {
-        let prompts = crate::text::count(self.prompts.len() as u64, "prompt");
-        format!("up to {} further pairs about {prompts}: {}", self.pairs, self.topic)
     }
 }
 

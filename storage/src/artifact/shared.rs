@@ -66,6 +66,25 @@ impl SharedStore {
         Ok(Self { url: url.to_owned(), store, prefix, runtime: Some(runtime) })
     }
 
+    /// Returns the names of the objects in a folder, in order.
+    ///
+    /// # Errors
+    /// If the store cannot be queried.
+    pub fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        let (store, key) = (self.store.clone(), self.key(folder));
+        let listed = self.run(async move {
+            let mut names = Vec::new();
+            let mut objects = store.list(Some(&key));
+            while let Some(object) = objects.next().await {
+                names.extend(object?.location.filename().map(str::to_owned));
+            }
+            Ok(names)
+        });
+        let mut names = listed.map_err(|error| self.failed("list", folder, error))?;
+        names.sort();
+        Ok(names)
+    }
+
     /// Returns the size of an object in bytes; `None` if it does not exist.
     ///
     /// # Errors

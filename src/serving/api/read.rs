@@ -1,0 +1,52 @@
+//! What a server tells about itself and its experiments.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::orders::not_a_server;
+use super::{Api, Named, json_response, problem_of_failure};
+use crate::experiment::kept_config::KeptConfigs;
+use crate::serving::problem::Problem;
+use crate::serving::status::{Hosting, HostingState};
+
+pub(super) async fn server(State(api): State<Api>) -> Result<Response, Problem> {
+    let service = api.service()?;
+    let mut entry = service.entry.clone().ok_or_else(not_a_server)?;
+    entry.experiments = service.status.running();
+    Ok(json_response(&json!(entry)))
+}
+
+pub(super) async fn experiments(State(api): State<Api>) -> Result<Response, Problem> {
+    let service = api.service()?;
+    let row = |(experiment, hosting): (_, Hosting)| {
+        let mut row = json!({ "experiment": experiment, "hosting": hosting.state() });
+        match hosting {
+            Hosting::Halted(halt) => row["halted"] = json!(halt),
+            Hosting::Running(health) => row["events"] = health.progress.borrow().events.into(),
+            Hosting::Ended(progress) => row["events"] = progress.events.into(),
+            Hosting::Loading | Hosting::NoConfiguration => {}
+        }
+        row
+    };
+    let rows: Vec<Value> = service.status.experiments().into_iter().map(row).collect();
+    Ok(json_response(&Value::Array(rows)))
+}
+
+pub(super) async fn configuration(
+    State(api): State<Api>,
+    Named(experiment): Named,
+) -> Result<Response, Problem> {
+    let kept = KeptConfigs::of(&api.0.data_dir).find(&experiment).map_err(problem_of_failure)?;
+    let source = kept.ok_or_else(|| {
+        let reason = format!("the data folder keeps no configuration of {experiment}");
+        Problem::new(StatusCode::NOT_FOUND, reason)
+    })?;
+    let hosting = api.service()?.status.hosting(&experiment).map(|hosting| hosting.state());
+    if hosting == Some(HostingState::Running) {
+        return Ok(json_response(&json!(source)));
+    }
+    let reason = format!("the server does not host {experiment} now");
+    Err(Problem::new(StatusCode::CONFLICT, reason))
+}

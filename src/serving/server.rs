@@ -1,0 +1,150 @@
+//! The server: writes the histories of all experiments of a data folder.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dissent_actors::{ModelCache, Roles};
+use dissent_domain::id::ExperimentId;
+use dissent_models::runtime::CancelFlag;
+
+use super::access::AccessCheck;
+use super::broker_handle::BrokerHandle;
+use super::api::{Api, Service};
+use super::control_token::ControlToken;
+use super::experiments::{Experiments, Shared};
+use super::signals::{GRACE, Received, Signals};
+use super::status::{Hosting, ServiceStatus};
+use super::systemd;
+use super::worker_directory::ServerEntry;
+use super::http;
+use crate::config::{ConfigSource, ServerConfig};
+use crate::installation::Installation;
+use crate::log_access::door::LocalDoor;
+use crate::log_access::open;
+
+/// Options of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerOptions {
+    /// The steps to run in this process.
+    pub(crate) roles: Roles,
+    /// Address of the HTTP interface.
+    pub(crate) listen: SocketAddr,
+    /// Whether the process exits when no experiment is left to run, instead of waiting for a signal.
+    pub(crate) until_finished: bool,
+    /// The control token of requests from other hosts.
+    pub(crate) token: Option<ControlToken>,
+}
+
+/// Hosts the experiments of a data folder until a signal stops the process. With `first`, this experiment is
+/// hosted before the others, and a failure to do so ends the start.
+///
+/// # Errors
+/// If the settings cannot be used, the log fails, RabbitMQ refuses an operation, or `first` cannot be hosted.
+pub(crate) fn serve(
+    config: ServerConfig,
+    data_dir: &Path,
+    options: &ServerOptions,
+    first: Option<(ExperimentId, ConfigSource)>,
+) -> anyhow::Result<()> {
+    let log = Arc::new(open::open_for_writing(data_dir)?);
+    let api = Api::of(data_dir);
+    let _door = LocalDoor::start(log.clone(), data_dir, api.local_routes())?;
+    let installation = Installation::of(data_dir)?;
+    let artifacts = config.artifacts.open(data_dir)?;
+    let status = Arc::new(ServiceStatus::new(ModelCache::new(config.models.limits())));
+    actix::System::new().block_on(async {
+        let mut signals = Signals::new()?;
+        let access = AccessCheck::new(options.listen, options.token.as_ref());
+        if !access.accepts_some() {
+            let address = options.listen;
+            tracing::info!(%address, "refusing control requests on a public address without a control token");
+        }
+        http::listen(options.listen, status.clone(), api.routes(access)).await?;
+        let serving = async {
+            status.wait_for("waiting for the broker");
+            let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;
+            status.start_working(broker.clone());
+            let entry = ServerEntry::of_this_process(broker.prefix().unwrap_or_default().to_owned());
+            let shared = Shared {
+                data_dir: data_dir.to_owned(),
+                config: Arc::new(config),
+                roles: options.roles.clone(),
+                log: log.clone(),
+                artifacts,
+                broker,
+                status: status.clone(),
+                entry,
+            };
+            let mut experiments = Experiments::start(shared.clone())?;
+            api.begin(Service {
+                control: experiments.control(),
+                log: shared.log,
+                artifacts: shared.artifacts,
+                status: status.clone(),
+                orders: Some(experiments.orders()),
+                entry: Some(shared.entry),
+            });
+            if let Some((experiment, source)) = &first {
+                experiments.host_from(experiment, source).await?;
+            }
+            experiments.host_all().await?;
+            systemd::ready();
+            tracing::info!(roles = %options.roles, "running steps");
+            anyhow::Ok(experiments)
+        };
+        let mut experiments = tokio::select! {
+            started = serving => started?,
+            () = stop_signal(&mut signals) => return Ok(()),
+        };
+        let only = first.as_ref().map(|(experiment, _)| experiment);
+        let is_done = |status: &ServiceStatus| options.until_finished && is_over(status, only);
+        let outcome = tokio::select! {
+            outcome = experiments.run(is_done) => outcome,
+            () = stop_signal(&mut signals) => Ok(()),
+        };
+        let outcome = outcome.and_then(|()| check_end(&status, only.filter(|_| options.until_finished)));
+        status.start_draining();
+        systemd::stopping();
+        tracing::info!("finishing work in progress before the stop");
+        let over = signals.grace(if outcome.is_ok() { GRACE } else { Duration::ZERO });
+        let broker = status.broker();
+        let flags = experiments.cancel_flags();
+        actix::spawn(async move {
+            over.notified().await;
+            flags.iter().for_each(CancelFlag::cancel);
+            broker.iter().for_each(BrokerHandle::abandon);
+        });
+        let drained = experiments.drain(!options.until_finished).await;
+        outcome.and(drained)
+    })
+}
+
+/// Waits for a signal to stop.
+async fn stop_signal(signals: &mut Signals) {
+    while signals.next().await == Received::Reload {
+        tracing::info!("keeping all settings: none can be reloaded");
+    }
+}
+
+/// Whether nothing is left to wait for: the only experiment, or every experiment, has ended or is halted.
+fn is_over(status: &ServiceStatus, only: Option<&ExperimentId>) -> bool {
+    let is_over = |hosting: &Hosting| match hosting {
+        Hosting::Ended(_) | Hosting::Halted(_) | Hosting::NoConfiguration => true,
+        Hosting::Loading | Hosting::Running(_) => false,
+    };
+    match only {
+        Some(only) => status.hosting(only).is_some_and(|hosting| is_over(&hosting)),
+        None => status.experiments().iter().all(|(_, hosting)| is_over(hosting)),
+    }
+}
+
+/// Returns the reason of the halt of the only experiment, if it is halted.
+fn check_end(status: &ServiceStatus, only: Option<&ExperimentId>) -> anyhow::Result<()> {
+    match only.and_then(|only| status.hosting(only)) {
+        Some(Hosting::Halted(halt)) => Err(anyhow::anyhow!(halt.reason)).context("the experiment is halted"),
+        _ => Ok(()),
+    }
+}

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_queues::{Broker, Proposal, ProposalReply, RabbitBroker, RabbitOptions, Subscription};
+use dissent_queues::{
+    Broker, Proposal, ProposalReply, RabbitBroker, RabbitOptions, ServerIdentity, Subscription,
+};
 use futures_core::Stream;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
@@ -83,16 +85,24 @@ async fn bare(node: &Node, queue: &str) -> (f64, f64) {
     (published, rate(begun))
 }
 
+fn identity() -> ServerIdentity {
+    let [installation, host, version] = ["bench"; 3].map(str::to_owned);
+    ServerIdentity { installation, host, process: std::process::id(), version, since_us: 0 }
+}
+
 /// Events per second, from the log to the journal's reply, with a server and a worker.
 async fn end_to_end(node: &Node, prefix: &str) -> f64 {
     let mut options = RabbitOptions::from_url(&node.url()).unwrap();
     options.prefix = prefix.to_owned();
     let log = MemoryLog::new(Durability::Immediate);
     let server =
-        RabbitBroker::connect_server(options.clone(), Arc::clone(&log) as Arc<dyn EventLog>).await.unwrap();
+        RabbitBroker::connect_server(options.clone(), Arc::clone(&log) as Arc<dyn EventLog>, identity())
+            .await
+            .unwrap();
+    server.host(&ExperimentId::new("contract").unwrap()).unwrap();
     let subscription = Subscription {
         group: "bench".to_owned(),
-        experiment: None,
+        experiment: Some(ExperimentId::new("contract").unwrap()),
         kinds: &[EventType::PromptAdmitted],
         prefetch: 128,
         delivery_limit: 3,

@@ -9,6 +9,8 @@ use dissent_domain::error::Cause;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
 
+use crate::rabbitmq::Holder;
+
 /// The fault of a stream that is not one history.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryFault {
@@ -62,6 +64,47 @@ pub enum BrokerError {
         position: u64,
         /// Its routing key.
         key: String,
+    },
+    /// RabbitMQ refused an operation for a lasting reason, such as a missing permission.
+    #[error("RabbitMQ at {address} refused to {action}: {reason}; {way_out}")]
+    RefusedByBroker {
+        /// The operation.
+        action: &'static str,
+        /// The address, without the password.
+        address: String,
+        /// The reason in the words of RabbitMQ.
+        reason: String,
+        /// The way out.
+        way_out: String,
+    },
+    /// Another server serves the prefix.
+    #[error("prefix {prefix:?} is served by {holder}: stop that server, or choose another broker.prefix")]
+    Served {
+        /// The prefix of the queues.
+        prefix: String,
+        /// The other server.
+        holder: Box<Holder>,
+    },
+    /// The server under this prefix speaks another protocol.
+    #[error(
+        "the server under this prefix has version {server_version} and protocol {server_protocol}, this program \
+         speaks protocol {own}: use the same version for both, or choose another broker.prefix"
+    )]
+    OtherProtocol {
+        /// Version of the server.
+        server_version: String,
+        /// Protocol of the server.
+        server_protocol: u32,
+        /// Protocol of this program.
+        own: u32,
+    },
+    /// The prefix has no queues.
+    #[error(
+        "no queues under prefix {prefix:?}: no server has run yet, or broker.prefix differs from the server's"
+    )]
+    NoQueues {
+        /// The prefix.
+        prefix: String,
     },
     /// The system did not start a thread.
     #[error("failed to start the threads of the broker")]

@@ -83,6 +83,6 @@ pub use error::{BrokerError, HistoryFault};
 pub use future::BoxFuture;
 pub use proposal::{PROPOSAL_EVENTS_MAX, Proposal, ProposalConsumer, ProposalDelivery, ProposalReply};
 pub use rabbitmq::{
-    BrokerStatus, ClientCertificate, DeadContent, DeadMessage, HistoryConsumer, QueueStats, RabbitBroker,
-    RabbitOptions, Secret, TlsOptions,
+    BrokerStatus, ClientCertificate, DeadContent, DeadMessage, HistoryConsumer, Holder, Leftover, PROTOCOL,
+    QueueStats, RabbitBroker, RabbitOptions, Secret, ServerIdentity, TlsOptions,
 };

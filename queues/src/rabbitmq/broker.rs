@@ -3,50 +3,37 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
 use dissent_domain::error::Cause;
 use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::connect::Threads;
 use super::event_queue::EventQueue;
-use super::events::{EventDecoder, GroupConsumer, GroupSource};
+use super::events::{self, EventDecoder, GroupConsumer, GroupSource};
 use super::history::HistoryConsumer;
-use super::link::{Link, LinkError};
-use super::options::RabbitOptions;
-use super::parked::{ParkedDecoder, ParkedQueueConsumer, ParkedSource};
-use super::publisher::Publisher;
+use super::hosting::Experiments;
+use super::link::LinkError;
 use super::queue_consumer::QueueConsumer;
-use super::relay::{Command, Relay};
+use super::relay::Command;
 use super::shared::Shared;
-use super::topology::Topology;
-use super::{events, proposals};
+use super::{proposals, refusal};
 use crate::broker::{Broker, Subscription};
 use crate::context::Contexts;
 use crate::delivery::{Consumer, MessageContext, ParkedConsumer};
 use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::lock::lock;
-use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender, proposal_channel};
+use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender};
 use crate::random::random;
-
-/// Threads that serve the connections. The threads of actors may be busy for seconds, longer than a heartbeat
-/// allows.
-const THREADS: usize = 2;
-/// Longest wait for the threads to end.
-const THREADS_END_MAX: Duration = Duration::from_secs(5);
-/// Interval between checks for the first connection.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The broker over RabbitMQ. It owns the threads that serve its connections. When it is dropped, the threads
 /// end, and unsettled messages are redelivered, here or elsewhere.
 ///
-/// # Server and workers
+/// # Server, workers and operators
 ///
 /// The *server* ([`connect_server`](Self::connect_server)) has the log. It relays the log's events to
 /// RabbitMQ, declares the queues, and receives proposals and parked messages. *Workers*
@@ -60,30 +47,52 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// | name | kind | holds |
 /// |---|---|---|
-/// | `dissent.events` | topic exchange | routes events by `<experiment>.<type>` |
-/// | `dissent.<group>` | quorum queue | unprocessed events of a group |
-/// | `dissent.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
-/// | `dissent.proposals` | quorum queue | undecided proposals of workers |
-/// | `dissent.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
-/// | `dissent.parked` | quorum queue | parked messages, until their parking is acknowledged |
-/// | `dissent.dead` | quorum queue | unreadable messages and rejected proposals; at most 100 000 |
-/// | `dissent.repair` | exclusive queue | nothing: its owner may replace an unresponsive queue |
+/// | `dissent.2.events` | topic exchange | routes events by `<experiment>.<type>` |
+/// | `dissent.2.<group>` | quorum queue | unprocessed events of a group |
+/// | `dissent.2.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+/// | `dissent.2.proposals.<experiment>` | quorum queue | undecided proposals of workers |
+/// | `dissent.2.parked.<experiment>` | quorum queue | parked events, until their parking is acknowledged |
+/// | `dissent.2.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
+/// | `dissent.2.dead` | quorum queue | unreadable messages and rejected proposals; at most 100 000 |
+/// | `dissent.2.holder` | quorum queue | one message: the server that serves the prefix |
+/// | `dissent.2.lock.<connection>` | exclusive queue | nothing: its owner is the server |
+/// | `dissent.2.repair` | exclusive queue | nothing: its owner may replace an unresponsive queue |
 ///
-/// `<experiment>` is the experiment's id in hexadecimal, because its name may contain dots. Actors use the
-/// groups `<step>.<experiment>`: with one queue for each step *and* experiment, pausing or cancelling one
-/// experiment does not delay another. A message is parked when it used up its attempts, or when RabbitMQ
-/// delivered it [`redeliveries_max`](RabbitOptions::redeliveries_max) times without a settlement.
+/// `2` is the [protocol](super::PROTOCOL): version 0.1 used the same names without it, so that processes of
+/// both versions share no queue. `<experiment>` is the experiment's id in hexadecimal, because its name may
+/// contain dots. Actors use the groups `<step>.<experiment>`: with one queue for each step *and* experiment,
+/// pausing or cancelling one experiment does not delay another. A message is parked when it used up its
+/// attempts, or when RabbitMQ delivered it [`redeliveries_max`](RabbitOptions::redeliveries_max) times
+/// without a settlement. In a group of all experiments, such a message becomes a dead letter instead.
 ///
-/// Only the server declares the queues of groups and histories, because only the server can fill them. A
-/// queue is missing for a new group, on a replaced RabbitMQ, or after a deletion. It is then filled with all
-/// events of its types that the relay has passed, and the relay continues. Each event is thus delivered at
-/// least once, and again if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until
-/// the queue exists.
+/// Only the server declares the exchange and the queues of groups and histories, because only the server can
+/// fill and bind them. It looks for them at each check, and soon after a message found no queue. A queue is
+/// missing for a new group, on a replaced RabbitMQ, or after a deletion. It is then filled with all events of
+/// its types that the relay has passed, and the relay continues. Each event is thus delivered at least once,
+/// and again if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until the queue
+/// exists. The other queues are declared by whoever misses them; what was in a deleted queue is lost.
+///
+/// # One server
+///
+/// One server at a time serves a prefix. Each of its two connections owns an exclusive queue as a lock, and
+/// takes it before any other use. RabbitMQ frees the lock when it drops the connection, and from then on it
+/// accepts nothing from that connection. So a server that was paused or cut off can publish nothing after
+/// another took over. It waits until it has the locks again;
+/// [`taken_over_by`](super::BrokerStatus::taken_over_by) names the other server.
+///
+/// A server that takes over after another one, or over an older copy of its log, declares and fills all
+/// queues anew: they may hold events that its log lacks.
+///
+/// Each message has the number of the server's start in its header `start`. No process drops a message by
+/// it. After a partition of a RabbitMQ cluster, messages of an earlier server may still arrive, and they are
+/// harmless. An event of the same log is a duplicate, and is recognised by its id. The journal decides every
+/// proposal by the ids of its events. Dropping by the number would lose messages: those that an earlier start
+/// of the same server published are valid until they are processed.
 ///
 /// # Differences from the embedded broker
 ///
 /// - The reply to a worker's proposal is [`ProposalReply::Queued`]: the proposal is durable and will be
-///   decided. Rejected proposals end in `dissent.dead`.
+///   decided. Rejected proposals end in `dissent.2.dead`.
 /// - An event is with at most one consumer within a process. When a connection is lost, RabbitMQ may deliver
 ///   a message to another process while it is unsettled here.
 /// - Settling a message whose connection was lost succeeds. An acknowledged message is acknowledged again
@@ -99,8 +108,8 @@ pub struct RabbitBroker {
     pub(super) groups: Mutex<BTreeMap<String, Group>>,
     /// Experiments whose history this process publishes or reads.
     pub(super) histories: Mutex<BTreeSet<ExperimentId>>,
-    parked: Mutex<Option<ParkedQueueConsumer>>,
-    server: Option<Server>,
+    pub(super) experiments: Mutex<Experiments>,
+    pub(super) server: Option<Server>,
     _threads: Threads,
 }
 
@@ -108,94 +117,28 @@ pub struct RabbitBroker {
 pub(super) struct Group {
     pub(super) subscription: Subscription,
     /// `None` while the group is only declared, for workers.
-    consumer: Option<GroupConsumer>,
+    pub(super) consumer: Option<GroupConsumer>,
 }
 
 /// The parts that only the server has.
 pub(super) struct Server {
-    log: Arc<dyn EventLog>,
-    commands: mpsc::UnboundedSender<Command>,
-    proposals: ProposalSender,
-    proposal_consumer: Mutex<Option<ProposalConsumer>>,
-    contexts: Arc<Contexts>,
-}
-
-/// The runtime. It must not be dropped where blocking is forbidden.
-struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn start() -> Result<Self, BrokerError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("dissent-rabbitmq")
-            .enable_all()
-            .build()
-            .map_err(|error| BrokerError::Threads(Cause::new(error)))?;
-        Ok(Self(Some(runtime)))
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        let Some(runtime) = self.0.take() else { return };
-        // After the shutdown no task holds the log. A panic of a task was reported when it happened.
-        let _panicked = thread::spawn(move || runtime.shutdown_timeout(THREADS_END_MAX)).join();
-    }
+    pub(super) log: Arc<dyn EventLog>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) proposals: ProposalSender,
+    pub(super) proposal_consumer: Mutex<Option<ProposalConsumer>>,
+    pub(super) contexts: Arc<Contexts>,
 }
 
 impl RabbitBroker {
-    /// Connects as the server: relays `log`, receives proposals and parked messages. Run one server at a
-    /// time.
-    ///
-    /// # Errors
-    /// As [`RabbitOptions::check`] if the options are out of range; [`BrokerError::Log`] if the relay's
-    /// record cannot be read; [`BrokerError::Unavailable`] if there is no connection within
-    /// [`start_timeout`](RabbitOptions::start_timeout).
-    pub async fn connect_server(
-        options: RabbitOptions,
-        log: Arc<dyn EventLog>,
-    ) -> Result<Arc<Self>, BrokerError> {
-        let (shared, threads) = begin(options)?;
-        let (commands, incoming) = mpsc::unbounded_channel();
-        let contexts = Arc::new(Contexts::default());
-        let relay = Relay::new(&shared, Arc::clone(&log), incoming, Arc::clone(&contexts))?;
-        let (proposals, consumer) = proposal_channel(shared.options.proposals_max);
-        let proposal_consumer = Mutex::new(Some(consumer));
-        let server = Server { log, commands, proposals, proposal_consumer, contexts };
-        let broker = Self::new(shared, threads, Some(server)).await?;
-        broker.shared.runtime.spawn(relay.run());
-        Ok(Arc::new(broker))
-    }
-
-    /// Connects as a worker: subscribes and proposes.
-    ///
-    /// # Errors
-    /// As [`connect_server`](Self::connect_server), except for the log.
-    pub async fn connect_worker(options: RabbitOptions) -> Result<Arc<Self>, BrokerError> {
-        let (shared, threads) = begin(options)?;
-        Ok(Arc::new(Self::new(shared, threads, None).await?))
-    }
-
-    async fn new(shared: Arc<Shared>, threads: Threads, server: Option<Server>) -> Result<Self, BrokerError> {
-        let connected = async {
-            while !(shared.publishing.is_up() && shared.consuming.is_up()) {
-                sleep(LOOK_INTERVAL).await;
-            }
-        };
-        let limit = shared.options.start_timeout;
-        if timeout(limit, connected).await.is_err() {
-            let trouble = shared.publishing.trouble().or(shared.consuming.trouble());
-            let (action, address) = ("accept the connection", shared.options.address());
-            return Err(BrokerError::Late { action, address, limit, source: trouble.map(Cause::new) });
-        }
-        Ok(Self {
+    pub(super) fn of(shared: Arc<Shared>, threads: Threads, server: Option<Server>) -> Self {
+        Self {
             shared,
             groups: Mutex::default(),
             histories: Mutex::default(),
-            parked: Mutex::default(),
+            experiments: Mutex::default(),
             server,
             _threads: threads,
-        })
+        }
     }
 
     /// Declares the queues of groups that other processes consume, and fills them.
@@ -262,9 +205,12 @@ impl RabbitBroker {
             }
         };
         let limit = self.shared.options.operation_timeout;
-        match timeout(limit, executed).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(self.shared.late("declare the queues", limit)),
+        tokio::select! {
+            outcome = timeout(limit, executed) => match outcome {
+                Ok(outcome) => outcome,
+                Err(_) => Err(self.shared.late("declare the queues", limit)),
+            },
+            () = self.shared.signals.abandoned() => Err(BrokerError::Closed),
         }
     }
 
@@ -336,35 +282,15 @@ impl RabbitBroker {
     }
 }
 
-/// Creates the shared parts and the threads, and starts the links and the publisher.
-fn begin(options: RabbitOptions) -> Result<(Arc<Shared>, Threads), BrokerError> {
-    options.check()?;
-    let threads = Threads::start()?;
-    let Some(runtime) = threads.0.as_ref().map(|runtime| runtime.handle().clone()) else {
-        return Err(BrokerError::Closed);
-    };
-    let topology = Topology::new(&options.prefix);
-    let (publishing, consuming) = (Link::new("publishing", &options), Link::new("consuming", &options));
-    let (publisher, publisher_task) = Publisher::new(
-        &publishing,
-        &topology,
-        options.unconfirmed_max,
-        options.operation_timeout,
-        options.message_bytes_max,
-    );
-    runtime.spawn(publishing.clone().supervise());
-    runtime.spawn(consuming.clone().supervise());
-    runtime.spawn(publisher_task.run());
-    let shared = Shared::new(options, topology, (publishing, consuming), publisher, runtime);
-    Ok((Arc::new(shared), threads))
-}
-
 /// Returns the error when RabbitMQ fails an operation.
 pub(super) fn unavailable(shared: &Shared, action: &'static str, error: LinkError) -> BrokerError {
-    if let LinkError::Broker(error) = error {
-        return error;
+    let refused = refusal::error(&shared.options, action, &error);
+    match (error, refused) {
+        (LinkError::Broker(error), _) | (_, Some(error)) => error,
+        (error, None) => {
+            BrokerError::Unavailable { action, address: shared.options.address(), source: Cause::new(error) }
+        }
     }
-    BrokerError::Unavailable { action, address: shared.options.address(), source: Cause::new(error) }
 }
 
 fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(), BrokerError> {
@@ -377,6 +303,9 @@ fn check_same_settings(known: &Subscription, other: &Subscription) -> Result<(),
 impl Broker for RabbitBroker {
     fn subscribe(&self, subscription: Subscription) -> Result<Consumer, BrokerError> {
         self.shared.check_running()?;
+        if let Some(experiment) = &subscription.experiment {
+            lock(&self.experiments).check_staying(experiment)?;
+        }
         let event_queue = self.event_queue(&subscription)?;
         let consumer = self.consumer(&subscription, event_queue.queue.clone())?;
         if let Some(server) = &self.server {
@@ -419,37 +348,25 @@ impl Broker for RabbitBroker {
     fn proposals(&self) -> Result<ProposalConsumer, BrokerError> {
         let server = self.server()?;
         let consumer = lock(&server.proposal_consumer).take().ok_or(BrokerError::ProposalsTaken)?;
-        let (outgoing, contexts) = (server.proposals.outgoing(), Arc::clone(&server.contexts));
-        self.shared.runtime.spawn(proposals::receive(Arc::clone(&self.shared), outgoing, contexts));
+        self.receive_proposals()?;
         Ok(consumer)
     }
 
-    fn host(&self, _experiment: &ExperimentId) -> Result<(), BrokerError> {
-        self.shared.check_running()?;
-        self.server().map(drop)
+    fn host(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
+        self.host_experiment(experiment)
     }
 
-    fn parked(&self, _experiment: &ExperimentId) -> Result<ParkedConsumer, BrokerError> {
-        self.shared.check_running()?;
-        self.server()?;
-        let start = || {
-            let decoder = ParkedDecoder {
-                topology: self.shared.topology.clone(),
-                bytes_max: self.shared.options.message_bytes_max,
-            };
-            QueueConsumer::start(&self.shared, self.shared.topology.parked(), decoder)
-        };
-        let consumer = Arc::clone(lock(&self.parked).get_or_insert_with(start));
-        // Prefetch few: several consumers share the messages.
-        let member = consumer.join(16);
-        Ok(ParkedConsumer { source: Box::new(ParkedSource::new(member)) })
+    fn parked(&self, experiment: &ExperimentId) -> Result<ParkedConsumer, BrokerError> {
+        self.consume_parked(experiment)
     }
 
-    fn leave<'a>(&'a self, _experiment: &'a ExperimentId) -> BoxFuture<'a, Result<(), BrokerError>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn leave<'a>(&'a self, experiment: &'a ExperimentId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(self.leave_experiment(experiment))
     }
 
-    fn abandon(&self) {}
+    fn abandon(&self) {
+        self.shared.signals.abandon();
+    }
 
     fn unpark<'a>(&'a self, group: &'a str, position: u64) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(self.replay(group, position))
@@ -461,11 +378,13 @@ impl Broker for RabbitBroker {
 
     fn drained(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
-            self.shared.drained().await?;
-            let Some(server) = &self.server else { return Ok(()) };
-            let log = Arc::clone(&server.log);
-            let flushed = self.shared.runtime.spawn_blocking(move || log.flush());
-            Ok(flushed.await.map_err(|_| BrokerError::Closed)??)
+            let drained = self.shared.drained().await;
+            if let Some(server) = &self.server {
+                let log = Arc::clone(&server.log);
+                let flushed = self.shared.runtime.spawn_blocking(move || log.flush());
+                flushed.await.map_err(|_| BrokerError::Closed)??;
+            }
+            drained
         })
     }
 }
@@ -473,6 +392,9 @@ impl Broker for RabbitBroker {
 impl Drop for RabbitBroker {
     fn drop(&mut self) {
         self.shared.stop();
+        // A delivery that outlives the broker must not keep the connections, and with them the locks.
+        self.shared.publishing.drop_connection();
+        self.shared.consuming.drop_connection();
     }
 }
 

@@ -42,7 +42,7 @@ impl DeadLetter {
     pub(super) fn rejected(shared: &Shared, proposal: &Proposal, reason: &str) -> Result<Self, BrokerError> {
         Ok(Self {
             kind: "proposal",
-            queue: shared.topology.proposals(),
+            queue: shared.topology.proposals(&proposal.experiment),
             experiment: Some(proposal.experiment.as_str().to_owned()),
             original_id: None,
             reason: reason.to_owned(),

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use dissent_domain::event::Recorded;
+use dissent_domain::id::ExperimentId;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
@@ -65,14 +66,26 @@ pub enum DeadContent {
     Unreadable(Vec<u8>),
 }
 
+/// A queue of dead letters or of parked messages.
+struct DeadQueue {
+    name: String,
+    is_parked: bool,
+}
+
 impl RabbitBroker {
-    /// Lists the dead letters and the parked messages, at most `limit` and at most 10 000.
+    /// Lists the dead letters, and the parked messages of these experiments: at most `limit` and at most
+    /// 10 000.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
-    pub async fn dead_list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
+    /// - [`BrokerError::NoQueues`] if no server has run under the prefix.
+    /// - [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
+    pub async fn dead_list(
+        &self,
+        experiments: &[ExperimentId],
+        limit: usize,
+    ) -> Result<Vec<DeadMessage>, BrokerError> {
         let mut found = Vec::new();
-        let looking = self.look(limit.min(LOOK_MAX), |_| false, &mut found);
+        let looking = self.look(experiments, limit.min(LOOK_MAX), |_| false, &mut found);
         self.in_time(looking).await?;
         Ok(found)
     }
@@ -81,20 +94,24 @@ impl RabbitBroker {
     ///
     /// # Errors
     /// As [`dead_list`](Self::dead_list).
-    pub async fn dead_get(&self, id: &str) -> Result<Option<DeadMessage>, BrokerError> {
+    pub async fn dead_get(
+        &self,
+        experiments: &[ExperimentId],
+        id: &str,
+    ) -> Result<Option<DeadMessage>, BrokerError> {
         let mut found = Vec::new();
-        let looking = self.look(LOOK_MAX, |message| message.id == id, &mut found);
+        let looking = self.look(experiments, LOOK_MAX, |message| message.id == id, &mut found);
         self.in_time(looking).await?;
         Ok(found.into_iter().find(|message| message.id == id))
     }
 
-    /// Sends a message back to its queue as a first attempt, and removes it here. Returns false if there is
-    /// no message with this id.
+    /// Sends a message back to its queue as a first attempt, and removes it here. A proposal returns to the
+    /// queue of its experiment. Returns false if there is no message with this id.
     ///
     /// # Errors
     /// [`BrokerError::NoQueue`] if its queue is unknown; otherwise as [`dead_list`](Self::dead_list).
-    pub async fn dead_retry(&self, id: &str) -> Result<bool, BrokerError> {
-        let settling = self.settle_dead(id, |message| async move {
+    pub async fn dead_retry(&self, experiments: &[ExperimentId], id: &str) -> Result<bool, BrokerError> {
+        let settling = self.settle_dead(experiments, id, |message| async move {
             let message = self.message_to_retry(&message)?;
             // If the queue was deleted, the message is never confirmed.
             let limit = self.shared.options.operation_timeout;
@@ -109,8 +126,8 @@ impl RabbitBroker {
     ///
     /// # Errors
     /// As [`dead_list`](Self::dead_list).
-    pub async fn dead_drop(&self, id: &str) -> Result<bool, BrokerError> {
-        let settling = self.settle_dead(id, |_| async { Ok(()) });
+    pub async fn dead_drop(&self, experiments: &[ExperimentId], id: &str) -> Result<bool, BrokerError> {
+        let settling = self.settle_dead(experiments, id, |_| async { Ok(()) });
         self.in_time(settling).await
     }
 
@@ -125,42 +142,72 @@ impl RabbitBroker {
         outcome.map_err(|error| unavailable(&self.shared, "read the dead letters", error))
     }
 
+    /// Returns the existing queues of dead letters and of parked messages.
+    async fn dead_queues(&self, experiments: &[ExperimentId]) -> Result<Vec<DeadQueue>, LinkError> {
+        let (link, topology) = (&self.shared.consuming, &self.shared.topology);
+        let dead = DeadQueue { name: topology.dead(), is_parked: false };
+        let parked = experiments.iter().map(|experiment| topology.parked(experiment));
+        let parked = parked.map(|name| DeadQueue { name, is_parked: true });
+        let (_, mut channel) = link.channel().await?;
+        let mut existing = Vec::new();
+        for queue in [dead].into_iter().chain(parked) {
+            if link.within(look_at(&channel, &queue.name)).await?.is_some() {
+                existing.push(queue);
+            } else if queue.is_parked {
+                // A query for a missing queue closes the channel.
+                (_, channel) = link.channel().await?;
+            } else {
+                let prefix = self.shared.options.prefix.clone();
+                return Err(BrokerError::NoQueues { prefix }.into());
+            }
+        }
+        Ok(existing)
+    }
+
     /// Takes messages up to the last wanted one. All are requeued when the channel closes.
     async fn look(
         &self,
+        experiments: &[ExperimentId],
         limit: usize,
         is_last: impl Fn(&DeadMessage) -> bool,
         found: &mut Vec<DeadMessage>,
     ) -> Result<(), LinkError> {
+        let queues = self.dead_queues(experiments).await?;
         let (_, channel) = self.shared.consuming.channel().await?;
-        for is_parked in [false, true] {
-            while found.len() < limit {
-                let Some(delivery) = self.get(&channel, is_parked).await? else { break };
-                let message = self.read_dead(&delivery, is_parked);
-                let last = is_last(&message);
-                found.push(message);
-                if last {
-                    return self.put_back(&channel, found).await;
-                }
+        let mut taken = Vec::new();
+        for queue in &queues {
+            let before = found.len();
+            while found.len() < limit && !found.last().is_some_and(&is_last) {
+                let Some(delivery) = self.get(&channel, queue).await? else { break };
+                found.push(self.read_dead(&delivery, queue.is_parked));
             }
+            taken.push((queue, found.len() - before));
         }
-        self.put_back(&channel, found).await
+        self.put_back(&channel, &taken).await
     }
 
     /// Applies `decide` to a message, and deletes the message if that succeeds.
-    async fn settle_dead<D>(&self, id: &str, decide: impl FnOnce(DeadMessage) -> D) -> Result<bool, LinkError>
+    async fn settle_dead<D>(
+        &self,
+        experiments: &[ExperimentId],
+        id: &str,
+        decide: impl FnOnce(DeadMessage) -> D,
+    ) -> Result<bool, LinkError>
     where
         D: Future<Output = Result<(), BrokerError>>,
     {
         let link = &self.shared.consuming;
+        let queues = self.dead_queues(experiments).await?;
         let (_, channel) = link.channel().await?;
-        let mut seen = Vec::new();
-        for is_parked in [false, true] {
-            while seen.len() < LOOK_MAX {
-                let Some(delivery) = self.get(&channel, is_parked).await? else { break };
-                let message = self.read_dead(&delivery, is_parked);
+        let mut taken = Vec::new();
+        let mut seen = 0;
+        for queue in &queues {
+            let before = seen;
+            while seen < LOOK_MAX {
+                let Some(delivery) = self.get(&channel, queue).await? else { break };
+                let message = self.read_dead(&delivery, queue.is_parked);
                 if message.id != id {
-                    seen.push(message);
+                    seen += 1;
                     continue;
                 }
                 let done = decide(message).await;
@@ -168,33 +215,33 @@ impl RabbitBroker {
                     let one = BasicAckOptions { multiple: false };
                     link.within(channel.basic_ack(delivery.delivery_tag, one)).await?;
                 }
-                self.put_back(&channel, &seen).await?;
+                taken.push((queue, seen - before));
+                self.put_back(&channel, &taken).await?;
                 return Ok(done.map(|()| true)?);
             }
+            taken.push((queue, seen - before));
         }
-        self.put_back(&channel, &seen).await?;
+        self.put_back(&channel, &taken).await?;
         Ok(false)
     }
 
-    async fn get(&self, channel: &Channel, is_parked: bool) -> Result<Option<Delivery>, LinkError> {
-        let queue = self.dead_queue(is_parked);
-        let got = channel.basic_get(short(&queue), BasicGetOptions { no_ack: false });
+    async fn get(&self, channel: &Channel, queue: &DeadQueue) -> Result<Option<Delivery>, LinkError> {
+        let got = channel.basic_get(short(&queue.name), BasicGetOptions { no_ack: false });
         Ok(self.shared.consuming.within(got).await?.map(|message| message.delivery))
     }
 
     /// Requeues all messages by closing the channel, and waits a bounded time until they are available again.
-    async fn put_back(&self, channel: &Channel, taken: &[DeadMessage]) -> Result<(), LinkError> {
+    async fn put_back(&self, channel: &Channel, taken: &[(&DeadQueue, usize)]) -> Result<(), LinkError> {
         let link = &self.shared.consuming;
         link.within(channel.close(200, short("looked"))).await?;
         let (_, channel) = link.channel().await?;
-        for is_parked in [false, true] {
-            let taken = taken.iter().filter(|message| message.parked == is_parked).count();
+        for &(queue, taken) in taken {
             let is_back = |(messages, consumers): (u32, u32)| {
                 // A queue with consumers delivers them at once.
                 consumers > 0 || usize::try_from(messages).is_ok_and(|messages| messages >= taken)
             };
             for _ in 0..LOOKS_MAX {
-                let now = link.within(look_at(&channel, &self.dead_queue(is_parked))).await?;
+                let now = link.within(look_at(&channel, &queue.name)).await?;
                 if now.is_none_or(is_back) {
                     break;
                 }
@@ -202,10 +249,6 @@ impl RabbitBroker {
             }
         }
         Ok(())
-    }
-
-    fn dead_queue(&self, is_parked: bool) -> String {
-        if is_parked { self.shared.topology.parked() } else { self.shared.topology.dead() }
     }
 
     fn read_dead(&self, delivery: &Delivery, is_parked: bool) -> DeadMessage {
@@ -231,6 +274,13 @@ impl RabbitBroker {
             message.content = DeadContent::Event(parked.event);
             return message;
         }
+        // RabbitMQ itself moved a message of a group of all experiments here.
+        if message.queue.is_empty()
+            && let Some(group) = parked::group_of(&self.shared.topology, headers)
+        {
+            message.queue = self.shared.topology.group(&group).unwrap_or_default();
+            message.reason = parked::CRASH_REASON.to_owned();
+        }
         message.content = if let Ok(event) = wire::decode_event(&delivery.data, most) {
             DeadContent::Event(event)
         } else if let Ok(proposal) = wire::decode_proposal(&delivery.data, most) {
@@ -254,7 +304,7 @@ impl RabbitBroker {
             }
             DeadContent::Proposal(proposal) => {
                 let body = wire::encode_proposal(proposal)?;
-                let queue = self.shared.topology.proposals();
+                let queue = self.shared.topology.proposals(&proposal.experiment);
                 Ok(Message::to_queue(&queue, id, body).with_text("experiment", proposal.experiment.as_str()))
             }
             DeadContent::Unreadable(body) => Ok(Message::to_queue(&dead.queue, id, body.clone())),

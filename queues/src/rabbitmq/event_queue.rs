@@ -3,11 +3,14 @@
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 
+use super::holder::PROTOCOL;
 use super::topology::{Topology, binding_key, experiment_key};
 use crate::broker::Subscription;
 use crate::error::BrokerError;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// The format byte, the completeness, the limit and the epoch.
+const HEAD_BYTES: usize = 14;
 
 /// A queue of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl EventQueue {
         let of = subscription.experiment.as_ref();
         Ok(Self {
             queue: topology.group(&subscription.group)?,
-            record: format!("filled.{prefix}.{}", subscription.group),
+            record: format!("filled{PROTOCOL}.{prefix}.{}", subscription.group),
             experiment: subscription.experiment.clone(),
             bindings: kinds.iter().map(|kind| binding_key(of, kind)).collect(),
             kinds: Some(kinds),
@@ -45,7 +48,7 @@ impl EventQueue {
         let key = experiment_key(experiment);
         Self {
             queue: topology.history(experiment),
-            record: format!("filled.{prefix}.history.{key}"),
+            record: format!("filled{PROTOCOL}.{prefix}.history.{key}"),
             experiment: Some(experiment.clone()),
             kinds: None,
             bindings: vec![format!("{key}.#")],
@@ -65,34 +68,42 @@ impl EventQueue {
 pub(super) struct FillRecord {
     /// Whether the queue got every event that the relay had passed.
     pub complete: bool,
+    /// The limit of redeliveries with which it was declared; 0 for a stream.
+    pub limit: u32,
+    /// The start since which only this log was published to it.
+    pub epoch: u64,
     /// The keys by which it was bound.
     pub bindings: Vec<String>,
 }
 
 impl FillRecord {
     pub(super) fn incomplete() -> Self {
-        Self { complete: false, bindings: Vec::new() }
-    }
-
-    pub(super) fn complete(bindings: Vec<String>) -> Self {
-        Self { complete: true, bindings }
+        Self { complete: false, limit: 0, epoch: 0, bindings: Vec::new() }
     }
 
     pub(super) fn encoded(&self) -> Vec<u8> {
         let mut record = vec![FORMAT, u8::from(self.complete)];
+        record.extend_from_slice(&self.limit.to_le_bytes());
+        record.extend_from_slice(&self.epoch.to_le_bytes());
         record.extend_from_slice(self.bindings.join("\n").as_bytes());
         record
     }
 
     /// Reads a record. An unknown record counts as incomplete: the queue is filled again, which is harmless.
     pub(super) fn read(record: Option<&[u8]>) -> Self {
-        match record {
-            Some([FORMAT, 1, bindings @ ..]) => match std::str::from_utf8(bindings) {
-                Ok(bindings) => Self::complete(bindings.lines().map(str::to_owned).collect()),
-                Err(_) => Self::incomplete(),
-            },
-            _ => Self::incomplete(),
-        }
+        record.and_then(Self::decoded).unwrap_or_else(Self::incomplete)
+    }
+
+    fn decoded(record: &[u8]) -> Option<Self> {
+        let (head, bindings) = record.split_at_checked(HEAD_BYTES)?;
+        let [FORMAT, 1, numbers @ ..] = head else { return None };
+        let (limit, epoch) = numbers.split_at_checked(size_of::<u32>())?;
+        Some(Self {
+            complete: true,
+            limit: u32::from_le_bytes(limit.try_into().ok()?),
+            epoch: u64::from_le_bytes(epoch.try_into().ok()?),
+            bindings: std::str::from_utf8(bindings).ok()?.lines().map(str::to_owned).collect(),
+        })
     }
 }
 
@@ -102,10 +113,13 @@ mod tests {
 
     #[test]
     fn records_read_back_and_unknown_bytes_are_incomplete() {
-        let full = FillRecord::complete(vec!["a.b".to_owned(), "*.c".to_owned()]);
+        let bindings = vec!["a.b".to_owned(), "*.c".to_owned()];
+        let full = FillRecord { complete: true, limit: 32, epoch: 7, bindings };
         assert_eq!(FillRecord::read(Some(&full.encoded())), full);
         assert_eq!(FillRecord::read(Some(&FillRecord::incomplete().encoded())), FillRecord::incomplete());
-        for other in [None, Some(&[][..]), Some(&[9, 1][..]), Some(&[FORMAT, 1, 0xff][..])] {
+        let mut damaged = full.encoded();
+        damaged.push(0xff);
+        for other in [None, Some(&[][..]), Some(&[FORMAT, 1][..]), Some(&[9; 14][..]), Some(&damaged[..])] {
             assert_eq!(FillRecord::read(other), FillRecord::incomplete(), "{other:?}");
         }
     }

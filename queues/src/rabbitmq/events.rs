@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::context::{add_context, context_of};
 use super::headers::{ATTEMPT, number_header};
 use super::queue_consumer::{Decoder, Item, Lease, Member, QueueConsumer, Settled};
-use super::topology::routing_key;
+use super::topology::{Topology, routing_key};
 use super::window::Message;
 use super::{parked, wire};
 use crate::backoff::Backoff;
@@ -186,7 +186,8 @@ async fn replace(unsettled: &UnsettledEvent, reason: &str) -> Result<(), BrokerE
     let id = format!("{}/{attempt}", unsettled.event.event.id);
     let message = group_message(consumer.queue(), id, &unsettled.event, attempt, &unsettled.context)?;
     let delay = Backoff::new(decoder.retry_delay, shared.options.retry_delay_max).after(unsettled.attempt);
-    match u64::try_from(delay.as_millis()).unwrap_or(u64::MAX) {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    match Topology::retry_delay(delay_ms, shared.retry_delay_max_ms()) {
         0 => shared.publisher.publish(message).await,
         delay_ms => {
             let message = Message { exchange: shared.topology.retry(delay_ms), ..message };

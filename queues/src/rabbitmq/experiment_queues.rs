@@ -10,8 +10,7 @@ use crate::error::BrokerError;
 use crate::lock::lock;
 
 impl RabbitBroker {
-    /// Returns the names of the queues of these groups and of an experiment's history, whether they exist or
-    /// not.
+    /// Returns the names of the queues of an experiment and of these groups, whether they exist or not.
     ///
     /// # Errors
     /// [`BrokerError::InvalidName`] if a group name is reserved.
@@ -22,7 +21,11 @@ impl RabbitBroker {
     ) -> Result<Vec<String>, BrokerError> {
         let topology = &self.shared.topology;
         let mut names = groups.iter().map(|group| topology.group(group)).collect::<Result<Vec<_>, _>>()?;
-        names.push(topology.history(experiment));
+        names.extend([
+            topology.history(experiment),
+            topology.proposals(experiment),
+            topology.parked(experiment),
+        ]);
         Ok(names)
     }
 
@@ -35,7 +38,7 @@ impl RabbitBroker {
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
     }
 
-    /// Deletes the history and the queues of an experiment that this server declared since its start. Works
+    /// Deletes the queues of an experiment: its history, proposals and parked messages, and the groups that this server declared since its start. Works
     /// after [`close`](crate::Broker::close), too. The log keeps all events: a queue that is subscribed to
     /// again is filled again.
     ///

@@ -4,6 +4,9 @@ use lapin::types::{FieldTable, LongString, ShortString};
 
 /// The header that counts attempts, from 1.
 pub(super) const ATTEMPT: &str = "attempt";
+/// The header with the number of the server's start that the sender knew, for people who look for the origin
+/// of a message. No process drops a message by it.
+pub(super) const START: &str = "start";
 /// Longest reason in a message, in bytes.
 const REASON_BYTES_MAX: usize = 1024;
 

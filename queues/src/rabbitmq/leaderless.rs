@@ -16,7 +16,7 @@ use lapin::options::{BasicGetOptions, QueueDeleteOptions};
 use tokio::time::{sleep, timeout};
 
 use super::link::{Link, LinkError};
-use super::topology::{Topology, look_at, short};
+use super::topology::{Topology, declare_lock, look_at, short};
 
 /// Number and interval of prompt answers of the node during which the queue does not answer.
 const ANSWERS: u32 = 10;
@@ -50,7 +50,7 @@ pub(super) async fn delete(link: &Link, queue: &str) -> Result<bool, LinkError> 
 /// published to. Fails while another is checking.
 pub(super) async fn delete_in_turn(link: &Link, topology: &Topology, queue: &str) -> Result<bool, LinkError> {
     let (_, turn) = link.channel().await?;
-    link.within(topology.declare_repair(&turn)).await?;
+    link.within(declare_lock(&turn, &topology.repair())).await?;
     let outcome = delete(link, queue).await;
     link.within(turn.queue_delete(short(&topology.repair()), QueueDeleteOptions::default())).await?;
     outcome

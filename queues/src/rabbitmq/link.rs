@@ -14,9 +14,12 @@ use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::holder::{self, Holder, ServerIdentity};
 use super::options::RabbitOptions;
+use super::refusal;
+use super::topology::{Topology, code_of, declare_lock, is_locked};
 use crate::backoff::{Backoff, Retries};
 use crate::error::BrokerError;
 
@@ -35,10 +38,14 @@ pub(super) enum LinkError {
     Late(Duration),
     #[error("the connection was lost")]
     Lost,
+    #[error("the lock of the server is held by {0}")]
+    Locked(String),
     #[error("RabbitMQ ended the consumer")]
     Cancelled,
     #[error("the queue {0:?} does not exist yet: the server declares it")]
     NoQueue(String),
+    #[error("no queue took the message for {0:?}: a queue or a binding was deleted")]
+    Unrouted(String),
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
@@ -56,23 +63,44 @@ pub(super) struct Link {
     state: Arc<LinkState>,
 }
 
+/// The lock that a connection of the server needs.
+pub(super) struct LinkLock {
+    pub identity: ServerIdentity,
+    pub topology: Topology,
+    /// The link whose lock is taken first. Without that lock, this link does not connect.
+    pub after: Option<Link>,
+}
+
+/// The reason why there is no connection.
+#[derive(Debug, Clone)]
+pub(super) struct Trouble {
+    pub error: String,
+    /// The reason and code of RabbitMQ, if waiting does not help.
+    pub refusal: Option<(String, Option<u16>)>,
+}
+
 struct LinkState {
     name: &'static str,
     options: RabbitOptions,
+    lock: Option<LinkLock>,
     up: watch::Sender<Option<Up>>,
+    /// The other server, while it has the lock.
+    taken_over_by: watch::Sender<Option<Holder>>,
     blocked: AtomicBool,
     /// Number of lost connections.
     losses: AtomicU64,
     /// The error of the last attempt to connect.
-    trouble: watch::Sender<Option<String>>,
+    trouble: watch::Sender<Option<Trouble>>,
 }
 
 impl Link {
-    pub(super) fn new(name: &'static str, options: &RabbitOptions) -> Self {
+    pub(super) fn new(name: &'static str, options: &RabbitOptions, lock: Option<LinkLock>) -> Self {
         Self {
             state: Arc::new(LinkState {
                 name,
                 options: options.clone(),
+                lock,
+                taken_over_by: watch::Sender::new(None),
                 up: watch::Sender::new(None),
                 blocked: AtomicBool::new(false),
                 losses: AtomicU64::new(0),
@@ -94,8 +122,13 @@ impl Link {
     }
 
     /// Returns the error of the last attempt to connect, if it failed.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(super) fn trouble(&self) -> Option<Trouble> {
         self.state.trouble.borrow().clone()
+    }
+
+    /// Returns the other server that has the lock of this connection.
+    pub(super) fn taken_over_by(&self) -> Option<Holder> {
+        self.state.taken_over_by.borrow().clone()
     }
 
     /// Waits for a connection and opens a channel on it. Also returns the connection's generation, for
@@ -108,6 +141,11 @@ impl Link {
         };
         let channel = self.within(up.connection.create_channel()).await?;
         Ok((up.generation, channel))
+    }
+
+    /// Drops the connection, as the last action of the broker.
+    pub(super) fn drop_connection(&self) {
+        self.state.up.send_replace(None);
     }
 
     /// Returns once the connection of this generation is lost.
@@ -134,35 +172,86 @@ impl Link {
     pub(super) async fn supervise(self) {
         let mut retries = Retries::new(BACKOFF);
         let (place, connection) = (self.state.options.address(), self.state.name);
-        let mut was_refused = false;
+        let mut last_error = None;
         for generation in 1u64.. {
-            match self.connect().await {
-                Ok(up) => {
+            if let Some(first) = self.state.lock.as_ref().and_then(|lock| lock.after.as_ref()) {
+                first.until_up().await;
+            }
+            match self.connect_and_lock().await {
+                Ok((up, locked)) => {
                     tracing::info!(%place, connection, "connected to RabbitMQ");
-                    was_refused = false;
+                    last_error = None;
                     retries.reset();
                     self.state.trouble.send_replace(None);
-                    let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
+                    let why = self.hold(Up { generation, connection: Arc::new(up) }, locked).await;
                     self.state.losses.fetch_add(1, Ordering::AcqRel);
                     tracing::warn!(%place, connection, error = %why, "lost the connection to RabbitMQ; reconnecting");
                 }
                 Err(error) => {
+                    let code = if let LinkError::Amqp(error) = &error { code_of(error) } else { None };
+                    let refusal = refusal::reason(&error).map(|reason| (reason, code));
                     let error = with_causes(&error);
-                    // Log once and not at every attempt: RabbitMQ may be down for hours.
-                    if !was_refused {
+                    // Log each new error once: RabbitMQ may be down for hours.
+                    if last_error.as_ref() != Some(&error) {
                         tracing::warn!(%place, connection, %error, "failed to connect to RabbitMQ; retrying");
+                        last_error = Some(error.clone());
                     }
-                    was_refused = true;
-                    self.state.trouble.send_replace(Some(error));
+                    self.state.trouble.send_replace(Some(Trouble { error, refusal }));
                 }
             }
             retries.wait().await;
         }
     }
 
+    /// Waits until there is a connection.
+    async fn until_up(&self) {
+        // An error means that the link itself was dropped.
+        let mut ups = self.state.up.subscribe();
+        let _gone = ups.wait_for(Option::is_some).await;
+    }
+
+    /// Connects, and takes the lock before the connection is used. Without the lock, nothing is published or
+    /// consumed. The lock ends with the connection: RabbitMQ frees it exactly when it accepts nothing more
+    /// from this connection.
+    async fn connect_and_lock(&self) -> Result<(Connection, Option<Channel>), LinkError> {
+        let connection = self.connect().await?;
+        let Some(lock) = &self.state.lock else { return Ok((connection, None)) };
+        let channel = self.within(connection.create_channel()).await?;
+        match self.within(declare_lock(&channel, &lock.topology.lock(self.state.name))).await {
+            Ok(()) => {
+                self.state.taken_over_by.send_replace(None);
+                Ok((connection, Some(channel)))
+            }
+            Err(LinkError::Amqp(error)) if is_locked(&error) => {
+                let holder = self.other_holder(&connection, lock).await;
+                let error =
+                    LinkError::Locked(holder.as_ref().map_or_else(
+                        || "an earlier connection of this process".to_owned(),
+                        Holder::to_string,
+                    ));
+                self.state.taken_over_by.send_replace(holder);
+                let _closed = self.within(connection.close(200, "locked".into())).await;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the server that has the lock, unless it is this one: RabbitMQ may not have noticed yet that an
+    /// earlier connection is lost.
+    async fn other_holder(&self, connection: &Connection, lock: &LinkLock) -> Option<Holder> {
+        let reading = async {
+            let channel = connection.create_channel().await?;
+            holder::read_on(&channel, &lock.topology.holder()).await
+        };
+        let holder = self.within(reading).await.ok().flatten().unwrap_or_else(Holder::unknown);
+        (!holder.is(&lock.identity)).then_some(holder)
+    }
+
     /// Announces the connection until it is lost; returns the reason.
-    async fn hold(&self, up: Up) -> String {
+    async fn hold(&self, up: Up, locked: Option<Channel>) -> String {
         let connection = Arc::clone(&up.connection);
+        let mut checked = Instant::now();
         let mut events = pin!(connection.events_listener());
         self.state.up.send_replace(Some(up));
         let why = loop {
@@ -182,17 +271,41 @@ impl Link {
                     }
                 }
                 Ok(Some(_)) => {}
+                _ if self.is_first_taken_over() => break "another server serves this prefix".to_owned(),
                 Ok(None) => break "the connection's event stream ended".to_owned(),
-                Err(_) => {
-                    if !connection.status().connected() {
-                        break "the connection is closed".to_owned();
+                Err(_) if !connection.status().connected() => break "the connection is closed".to_owned(),
+                Err(_) if checked.elapsed() >= self.state.options.check_interval => {
+                    checked = Instant::now();
+                    if let Some(lost) = self.lost_lock(locked.as_ref()).await {
+                        break lost;
                     }
                 }
+                Err(_) => {}
             }
         };
         self.state.up.send_replace(None);
         self.state.blocked.store(false, Ordering::Release);
+        if connection.status().connected() {
+            // Without the lock, nothing may be sent any more.
+            let _closed = self.within(connection.close(200, "the lock is lost".into())).await;
+        }
         why
+    }
+
+    /// Whether another server has the lock that this link needs first.
+    fn is_first_taken_over(&self) -> bool {
+        let first = self.state.lock.as_ref().and_then(|lock| lock.after.as_ref());
+        first.is_some_and(|first| first.taken_over_by().is_some())
+    }
+
+    /// Declares the lock again, as somebody may have deleted it; returns the reason if another server has it.
+    async fn lost_lock(&self, locked: Option<&Channel>) -> Option<String> {
+        let (lock, channel) = (self.state.lock.as_ref()?, locked?);
+        if self.is_blocked() {
+            return None;
+        }
+        let declared = self.within(declare_lock(channel, &lock.topology.lock(self.state.name))).await;
+        declared.err().map(|error| with_causes(&error))
     }
 
     async fn connect(&self) -> Result<Connection, LinkError> {

@@ -1,23 +1,31 @@
 //! The broker over RabbitMQ: the same contract as the embedded one, between processes and hosts.
 
 mod broker;
+mod connect;
 mod context;
 mod dead_letter;
 mod dead_letter_admin;
+mod deletion;
 mod event_queue;
 mod events;
 mod experiment_queues;
 mod headers;
 mod history;
+mod holder;
+mod hosting;
 mod leaderless;
 mod link;
+mod old_names;
 mod options;
 mod parked;
 mod proposals;
 mod publisher;
 mod queue_consumer;
+mod refusal;
 mod relay;
+mod serving;
 mod shared;
+mod signals;
 mod stats;
 mod status;
 mod topology;
@@ -26,7 +34,9 @@ mod wire;
 
 pub use self::broker::RabbitBroker;
 pub use self::dead_letter_admin::{DeadContent, DeadMessage};
+pub use self::deletion::Leftover;
 pub use self::history::HistoryConsumer;
+pub use self::holder::{Holder, PROTOCOL, ServerIdentity};
 pub use self::options::{ClientCertificate, RabbitOptions, Secret, TlsOptions};
 pub use self::stats::QueueStats;
 pub use self::status::BrokerStatus;

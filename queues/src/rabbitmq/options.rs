@@ -71,13 +71,15 @@ pub struct RabbitOptions {
     pub password: Secret,
     /// TLS, for `amqps`.
     pub tls: Option<TlsOptions>,
-    /// Prefix of the names of all queues and exchanges: 1 to 64 of `[a-z0-9._-]`. Installations that share a
-    /// virtual host need different prefixes.
+    /// Prefix of the names of all queues and exchanges: 1 to 64 of `[a-z0-9._-]`. Servers that share a virtual
+    /// host need different prefixes; a second server of a prefix is refused.
     pub prefix: String,
     /// Longest time for one attempt to connect.
     pub connect_timeout: Duration,
     /// Longest time to connect at the start before that is an error. Later attempts never end.
     pub start_timeout: Duration,
+    /// Longest wait of a server at its start while another server serves the same prefix.
+    pub lock_timeout: Duration,
     /// Longest wait for the answer to any other operation. Afterwards the channel counts as lost and is
     /// opened again.
     pub operation_timeout: Duration,
@@ -92,8 +94,8 @@ pub struct RabbitOptions {
     /// Maximum number of redeliveries of a message after crashes and releases, at least 1. Then RabbitMQ
     /// parks it, because it may kill its workers.
     pub redeliveries_max: u32,
-    /// Interval between the server's checks that its queues exist, at least 100 ms; it also checks after each
-    /// lost connection. A deleted queue is declared and filled again.
+    /// Interval between checks that the queues exist, at least 100 ms; the server also checks after each lost
+    /// connection, and soon after a message found no queue. A deleted queue is declared and filled again.
     pub check_interval: Duration,
     /// Longest delay between two attempts.
     pub retry_delay_max: Duration,
@@ -112,6 +114,7 @@ impl Default for RabbitOptions {
             prefix: "dissent".to_owned(),
             connect_timeout: Duration::from_secs(10),
             start_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(30),
             heartbeat: Duration::from_secs(20),
             message_bytes_max: 16 << 20,

@@ -18,6 +18,10 @@ use crate::error::BrokerError;
 use crate::future::BoxFuture;
 use crate::random::random;
 
+/// The reason of messages that RabbitMQ itself parks.
+pub(super) const CRASH_REASON: &str =
+    "the event was redelivered too often without a result: it may crash its workers";
+
 /// Returns the message that parks an event for a group.
 pub(super) fn message(
     shared: &Shared,
@@ -29,7 +33,7 @@ pub(super) fn message(
     let body = wire::encode_event(event)?;
     // Several groups may park the same event, and one group may park it again after a replay.
     let id = format!("{}/{:016x}", event.event.id, random());
-    Ok(Message::to_queue(&shared.topology.parked(), id, body)
+    Ok(Message::to_queue(&shared.topology.parked(&event.experiment), id, body)
         .with_text("group", group)
         .with_text("experiment", event.experiment.as_str())
         .with_number("position", event.position)
@@ -64,13 +68,11 @@ pub(super) fn read(topology: &Topology, delivery: &AmqpDelivery, bytes_max: usiz
     let headers = delivery.properties.headers().as_ref();
     let group = group_of(topology, headers).ok_or("the message names no group")?;
     let attempts = number_header(headers, ATTEMPT).and_then(|attempts| u32::try_from(attempts).ok());
-    let reason = text_header(headers, "reason").unwrap_or_else(|| {
-        "the event was redelivered too often without a result: it may crash its workers".to_owned()
-    });
+    let reason = text_header(headers, "reason").unwrap_or_else(|| CRASH_REASON.to_owned());
     Ok(Parked { event, group, attempts: attempts.unwrap_or(1), reason })
 }
 
-fn group_of(topology: &Topology, headers: Option<&FieldTable>) -> Option<String> {
+pub(super) fn group_of(topology: &Topology, headers: Option<&FieldTable>) -> Option<String> {
     if let Some(group) = text_header(headers, "group") {
         return Some(group);
     }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use dissent_domain::id::ExperimentId;
 use lapin::message::Delivery as AmqpDelivery;
 use tokio::sync::mpsc;
 
 use super::context::{add_context, context_of};
 use super::dead_letter::DeadLetter;
-use super::queue_consumer::{Decoder, Item, Lease, QueueConsumer, Settled};
+use super::queue_consumer::{Decoder, Item, Lease, Member, QueueConsumer, Settled};
 use super::shared::Shared;
+use super::topology::Topology;
 use super::window::Message;
 use super::wire;
 use crate::context::Contexts;
@@ -20,6 +22,8 @@ use crate::random::random;
 
 /// Delay after which a proposal is delivered again that the journal could not take, in milliseconds.
 const RETRY_LATER_MS: u64 = 1000;
+/// Prefetch of an experiment's proposals, which the journal decides together.
+const PREFETCH: usize = 16;
 
 /// A proposal and its context.
 #[derive(Debug, Clone)]
@@ -28,8 +32,9 @@ pub(super) struct ProposalMessage {
     context: MessageContext,
 }
 
-/// Decodes the messages of the queue of proposals.
+/// Decodes the proposals of an experiment.
 pub(super) struct ProposalDecoder {
+    pub experiment: ExperimentId,
     pub bytes_max: usize,
 }
 
@@ -39,6 +44,9 @@ impl Decoder for ProposalDecoder {
 
     fn decode(&self, delivery: &AmqpDelivery) -> Result<ProposalMessage, String> {
         let proposal = wire::decode_proposal(&delivery.data, self.bytes_max)?;
+        if proposal.experiment != self.experiment {
+            return Err(format!("the proposal is for experiment {}", proposal.experiment));
+        }
         Ok(ProposalMessage { proposal, context: context_of(delivery.properties.headers().as_ref()) })
     }
 }
@@ -56,7 +64,7 @@ pub(super) async fn send(
 fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
     // Several workers may propose the same events: each proposal is decided.
     let id = format!("{:016x}{:016x}", random(), random());
-    let message = Message::to_queue(&shared.topology.proposals(), id, body)
+    let message = Message::to_queue(&shared.topology.proposals(&proposal.experiment), id, body)
         .with_text("experiment", proposal.experiment.as_str());
     match proposal.cause {
         Some(cause) => message.with_text("causation", &cause.to_string()),
@@ -64,17 +72,27 @@ fn message(shared: &Shared, proposal: &Proposal, body: Vec<u8>) -> Message {
     }
 }
 
-/// Passes remote proposals to the journal until the broker closes or the journal stops. At most
-/// `proposals_max` of them are undecided.
-pub(super) async fn receive(
-    shared: Arc<Shared>,
+/// Passes the remote proposals of an experiment to the journal until the consumer closes or the journal
+/// stops.
+pub(super) fn receive(
+    shared: &Arc<Shared>,
+    experiment: &ExperimentId,
+    outgoing: mpsc::Sender<ProposalDelivery>,
+    contexts: Arc<Contexts>,
+) -> Arc<QueueConsumer<ProposalDecoder>> {
+    let (experiment, bytes_max) = (experiment.clone(), shared.options.message_bytes_max);
+    let queue = shared.topology.proposals(&experiment);
+    let consumer = QueueConsumer::start(shared, queue, ProposalDecoder { experiment, bytes_max });
+    let prefetch = u16::try_from(shared.options.proposals_max.min(PREFETCH)).unwrap_or(u16::MAX);
+    shared.runtime.spawn(pass_on(consumer.join(prefetch), outgoing, contexts));
+    consumer
+}
+
+async fn pass_on(
+    member: Member<ProposalDecoder>,
     outgoing: mpsc::Sender<ProposalDelivery>,
     contexts: Arc<Contexts>,
 ) {
-    let decoder = ProposalDecoder { bytes_max: shared.options.message_bytes_max };
-    let consumer = QueueConsumer::start(&shared, shared.topology.proposals(), decoder);
-    let prefetch = u16::try_from(shared.options.proposals_max).unwrap_or(u16::MAX);
-    let member = consumer.join(prefetch);
     loop {
         let item = tokio::select! {
             item = std::future::poll_fn(|context| member.poll_next(context)) => item,
@@ -83,7 +101,7 @@ pub(super) async fn receive(
         let Some(Item { key, message, .. }) = item else { return };
         let ProposalMessage { proposal, context } = message;
         contexts.note(proposal.events.iter().map(|event| event.id), &context);
-        let lease = Lease::new(&consumer, key);
+        let lease = Lease::new(member.consumer(), key);
         let remote = Remote { lease, proposal: proposal.clone(), context: context.clone() };
         let reply = Reply::Remote(Box::new(remote));
         let delivery = ProposalDelivery { proposal, context, reply };
@@ -107,8 +125,9 @@ impl Remote {
         let shared = self.lease.shared();
         let body = wire::encode_proposal(&self.proposal)?;
         let copy = add_context(message(shared, &self.proposal, body), &self.context);
-        let copy = Message { exchange: shared.topology.retry(RETRY_LATER_MS), ..copy };
-        shared.publisher.publish_delayed(copy, RETRY_LATER_MS).await?;
+        let delay_ms = Topology::retry_delay(RETRY_LATER_MS, shared.retry_delay_max_ms());
+        let copy = Message { exchange: shared.topology.retry(delay_ms), ..copy };
+        shared.publisher.publish_delayed(copy, delay_ms).await?;
         self.lease.settle(Settled::Replaced);
         Ok(())
     }

@@ -16,10 +16,13 @@ use dissent_domain::error::chain;
 use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
+use super::headers::START;
 use super::leaderless;
 use super::link::{BACKOFF, Link, LinkError};
+use super::options::RabbitOptions;
+use super::signals::Signals;
 use super::topology::Topology;
 use super::window::{Message, PublishOutcome, Window};
 use crate::backoff::Retries;
@@ -27,6 +30,8 @@ use crate::error::BrokerError;
 
 /// Delay before a message is sent again that RabbitMQ refused or could not route.
 const RESEND_DELAY: Duration = Duration::from_millis(250);
+/// Name of this part in reports.
+const PART: &str = "publisher";
 
 /// The bookkeeping of a message and the caller that waits for its confirmation.
 struct Job {
@@ -41,6 +46,7 @@ pub(super) struct Publisher {
     queue: mpsc::Sender<(Message, Job)>,
     waiting: Arc<AtomicUsize>,
     bytes_max: usize,
+    signals: Arc<Signals>,
 }
 
 /// The task.
@@ -54,6 +60,10 @@ pub(super) struct PublisherTask {
     window: Window<Job>,
     window_max: usize,
     patience: Duration,
+    check_interval: Duration,
+    /// Whether this process looks after the queue of dead letters.
+    declares: bool,
+    signals: Arc<Signals>,
     /// When the oldest message became the oldest, on this channel.
     waiting_since: Instant,
     /// Delay queues declared on this connection.
@@ -64,10 +74,11 @@ impl Publisher {
     pub(super) fn new(
         link: &Link,
         topology: &Topology,
-        window_max: usize,
-        patience: Duration,
-        bytes_max: usize,
+        options: &RabbitOptions,
+        declares: bool,
+        signals: &Arc<Signals>,
     ) -> (Self, PublisherTask) {
+        let window_max = options.unconfirmed_max;
         let (queue, incoming) = mpsc::channel(window_max);
         let (resend, again) = mpsc::unbounded_channel();
         let task = PublisherTask {
@@ -78,15 +89,19 @@ impl Publisher {
             again,
             window: Window::new(),
             window_max,
-            patience,
+            patience: options.operation_timeout,
+            check_interval: options.check_interval,
+            declares,
+            signals: Arc::clone(signals),
             waiting_since: Instant::now(),
             delays: HashSet::new(),
         };
-        (Self { queue, waiting: Arc::default(), bytes_max }, task)
+        let (bytes_max, signals) = (options.message_bytes_max, Arc::clone(signals));
+        (Self { queue, waiting: Arc::default(), bytes_max, signals }, task)
     }
 
-    /// Publishes a message and waits without limit until RabbitMQ confirms it. After the future
-    /// is dropped, the message may or may not be published.
+    /// Publishes a message and waits until RabbitMQ confirms it, or until the broker is abandoned. After the
+    /// future is dropped, the message may or may not be published.
     pub(super) async fn publish(&self, message: Message) -> Result<(), BrokerError> {
         self.publish_through(message, None).await
     }
@@ -102,8 +117,16 @@ impl Publisher {
         }
         let _counted = Counted::new(&self.waiting);
         let (done, confirmed) = oneshot::channel();
-        self.queue.send((message, Job { delay_ms, done })).await.map_err(|_| BrokerError::Closed)?;
-        confirmed.await.map_err(|_| BrokerError::Closed)
+        let message = message.with_number(START, self.signals.start());
+        let publishing = async {
+            self.queue.send((message, Job { delay_ms, done })).await.map_err(|_| BrokerError::Closed)?;
+            confirmed.await.map_err(|_| BrokerError::Closed)
+        };
+        tokio::select! {
+            biased;
+            published = publishing => published,
+            () = self.signals.abandoned() => Err(BrokerError::Closed),
+        }
     }
 
     /// Messages that are passed to the task and not yet confirmed.
@@ -129,12 +152,29 @@ impl Drop for Counted {
 }
 
 impl PublisherTask {
-    /// Publishes until every handle is dropped and all messages are confirmed.
-    pub(super) async fn run(mut self) {
+    /// Publishes until the broker is abandoned, or until every handle is dropped and all messages are
+    /// confirmed.
+    pub(super) async fn run(self) {
+        let signals = Arc::clone(&self.signals);
+        tokio::select! {
+            biased;
+            () = signals.abandoned() => {}
+            () = self.publish_all() => {}
+        }
+    }
+
+    async fn publish_all(mut self) {
         let mut retries = Retries::new(BACKOFF);
+        let mut last_trouble = None;
         loop {
-            let Err(error) = self.session(&mut retries).await else { return };
-            tracing::debug!(error = %chain(&error), "reopening the publisher's channel");
+            let Err(error) = self.session(&mut retries, &mut last_trouble).await else { return };
+            self.signals.refusals.note(PART, &error);
+            let trouble = chain(&error);
+            // Log each new error once: an outage may last for hours.
+            if last_trouble.as_ref() != Some(&trouble) {
+                tracing::info!(error = %trouble, waiting = self.window.len(), "reopening the publisher's channel");
+                last_trouble = Some(trouble);
+            }
             if matches!(error, LinkError::Late(_))
                 && let Some(queue) = self.unwatched_queue()
                 && let Err(error) = leaderless::delete_in_turn(&self.link, &self.topology, &queue).await
@@ -156,11 +196,17 @@ impl PublisherTask {
         }
     }
 
-    async fn session(&mut self, retries: &mut Retries) -> Result<(), LinkError> {
+    async fn session(
+        &mut self,
+        retries: &mut Retries,
+        last_trouble: &mut Option<String>,
+    ) -> Result<(), LinkError> {
         let (generation, channel) = self.link.channel().await?;
         self.link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.link.within(self.topology.declare_base(&channel)).await?;
+        self.declare_dead(&channel).await?;
         self.delays.clear();
+        let mut checks = interval(self.check_interval);
+        checks.reset();
         let mut unconfirmed = self.window.take_all().into_iter();
         while let Some((message, job)) = unconfirmed.next() {
             if let Err(error) = self.send(&channel, message, job).await {
@@ -179,9 +225,13 @@ impl PublisherTask {
                     if window.is_empty() { Poll::Pending } else { window.poll_oldest(context) }
                 })) => match settled {
                     Ok((message, job, outcome)) => {
-                        retries.reset();
                         self.waiting_since = Instant::now();
-                        self.settled(message, job, outcome)?;
+                        if matches!(outcome, PublishOutcome::Confirmed) {
+                            retries.reset();
+                            *last_trouble = None;
+                            self.signals.refusals.clear(PART);
+                        }
+                        self.settled(&channel, message, job, outcome).await?;
                     }
                     Err(_) if self.window.is_empty() || self.link.is_blocked() => self.waiting_since = Instant::now(),
                     Err(_) => return Err(LinkError::Late(self.patience)),
@@ -195,9 +245,38 @@ impl PublisherTask {
                     Some((message, job)) => self.send(&channel, message, job).await?,
                     None => return Ok(()),
                 },
+                _ = checks.tick() => self.declare_dead(&channel).await?,
                 () = link.lost(generation) => return Err(LinkError::Lost),
             }
         }
+    }
+
+    /// Declares the queue of dead letters, unless an operator only looks. A blocked connection would not
+    /// answer.
+    async fn declare_dead(&mut self, channel: &Channel) -> Result<(), LinkError> {
+        if self.declares && !self.link.is_blocked() {
+            self.link.within(self.topology.declare_service(channel, &self.topology.dead())).await?;
+        }
+        Ok(())
+    }
+
+    /// Declares the queue of a message that found none. Only the server declares queues of events.
+    async fn declare_missing(
+        &mut self,
+        channel: &Channel,
+        message: &Message,
+        job: &Job,
+    ) -> Result<(), LinkError> {
+        if let Some(delay_ms) = job.delay_ms {
+            // It is declared when the message is sent again.
+            self.delays.remove(&delay_ms);
+            return Ok(());
+        }
+        tracing::info!(queue = %message.key, "declaring a missing queue again");
+        if !self.link.within(self.topology.declare_service(channel, &message.key)).await? {
+            self.signals.check.notify_one();
+        }
+        Ok(())
     }
 
     async fn send(&mut self, channel: &Channel, message: Message, job: Job) -> Result<(), LinkError> {
@@ -217,7 +296,13 @@ impl PublisherTask {
         declared
     }
 
-    fn settled(&mut self, message: Message, job: Job, outcome: PublishOutcome) -> Result<(), LinkError> {
+    async fn settled(
+        &mut self,
+        channel: &Channel,
+        message: Message,
+        job: Job,
+        outcome: PublishOutcome,
+    ) -> Result<(), LinkError> {
         match outcome {
             PublishOutcome::Confirmed => {
                 // The caller may have stopped waiting.
@@ -227,18 +312,18 @@ impl PublisherTask {
             // The caller has stopped waiting.
             PublishOutcome::Unroutable if job.done.is_closed() => Ok(()),
             PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                // Another process may have deleted the queue of retries.
-                if let Some(delay_ms) = job.delay_ms {
-                    self.delays.remove(&delay_ms);
-                }
-                tracing::debug!(key = %message.key, ?outcome, "resending a message that RabbitMQ did not accept");
+                let declared = if matches!(outcome, PublishOutcome::Unroutable) {
+                    self.declare_missing(channel, &message, &job).await
+                } else {
+                    Ok(())
+                };
                 let again = self.resend.clone();
                 tokio::spawn(async move {
                     sleep(RESEND_DELAY).await;
                     // The task ends with the broker.
                     let _gone = again.send((message, job));
                 });
-                Ok(())
+                declared
             }
             PublishOutcome::Lost(error) => {
                 // Back to the front: it is sent again before the others.

@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use super::link::{Link, LinkError};
 use super::options::RabbitOptions;
 use super::publisher::Publisher;
+use super::signals::Signals;
 use super::topology::Topology;
 use crate::error::BrokerError;
 use crate::lock::lock;
 
 /// Interval between checks whether the broker is drained.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A consumer that can be closed and drained.
 pub(super) trait Drainable: Send + Sync {
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub publishing: Link,
     pub consuming: Link,
     pub publisher: Publisher,
+    pub signals: Arc<Signals>,
     pub runtime: Handle,
     pub counters: Counters,
     drainables: Mutex<Vec<Weak<dyn Drainable>>>,
@@ -65,6 +67,7 @@ impl Shared {
         topology: Topology,
         links: (Link, Link),
         publisher: Publisher,
+        signals: Arc<Signals>,
         runtime: Handle,
     ) -> Self {
         Self {
@@ -73,6 +76,7 @@ impl Shared {
             publishing: links.0,
             consuming: links.1,
             publisher,
+            signals,
             runtime,
             counters: Counters::default(),
             drainables: Mutex::default(),
@@ -82,6 +86,19 @@ impl Shared {
             suspects: Mutex::default(),
             changed: Notify::new(),
         }
+    }
+
+    /// Returns the reason of a lasting refusal, of a connection or of an operation.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let of_link = |link: &Link| link.trouble()?.refusal.map(|(reason, _)| reason);
+        of_link(&self.publishing)
+            .or_else(|| of_link(&self.consuming))
+            .or_else(|| self.signals.refusals.first())
+    }
+
+    /// Returns the longest delay between two attempts, in milliseconds.
+    pub(super) fn retry_delay_max_ms(&self) -> u64 {
+        u64::try_from(self.options.retry_delay_max.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn add_drainable(&self, drainable: Weak<dyn Drainable>) {
@@ -166,8 +183,16 @@ impl Shared {
     }
 
     /// Waits until every delivery is settled, then a bounded time for RabbitMQ to confirm. While RabbitMQ is
-    /// unavailable it does not wait: messages settled meanwhile are redelivered.
+    /// unavailable it does not wait: messages settled meanwhile are redelivered. Returns once abandoned.
     pub(super) async fn drained(&self) -> Result<(), BrokerError> {
+        tokio::select! {
+            biased;
+            drained = self.settled_and_confirmed() => drained,
+            () = self.signals.abandoned() => Err(BrokerError::Closed),
+        }
+    }
+
+    async fn settled_and_confirmed(&self) -> Result<(), BrokerError> {
         while !self.drainables().iter().all(|drainable| drainable.is_idle()) {
             if self.is_stopping() {
                 return Err(BrokerError::Closed);

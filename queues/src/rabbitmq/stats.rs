@@ -17,14 +17,17 @@ pub struct QueueStats {
 }
 
 impl RabbitBroker {
-    /// Returns the counts of the permanent queues, and of the groups and histories that this process declared
-    /// or subscribed to.
+    /// Returns the counts of the dead letters, and of the queues of the groups and experiments that this
+    /// process hosts, declared or subscribed to.
     ///
     /// # Errors
     /// [`BrokerError::Unavailable`] if RabbitMQ is unavailable or does not respond in time.
     pub async fn queues(&self) -> Result<Vec<QueueStats>, BrokerError> {
         let topology = &self.shared.topology;
-        let mut names = vec![topology.proposals(), topology.parked(), topology.dead()];
+        let mut names = vec![topology.dead()];
+        for experiment in self.known_experiments() {
+            names.extend([topology.proposals(&experiment), topology.parked(&experiment)]);
+        }
         for group in lock(&self.groups).keys() {
             names.push(topology.group(group)?);
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::broker::RabbitBroker;
+use super::holder::Holder;
 
 /// The status of a broker over RabbitMQ. Counters start with the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,12 @@ pub struct BrokerStatus {
     pub dead: u64,
     /// Messages given up after their last attempt.
     pub parked: u64,
+    /// The other server that serves the prefix; nothing is published or consumed meanwhile.
+    pub taken_over_by: Option<Holder>,
+    /// The reason of a lasting refusal, such as a missing permission.
+    pub refused: Option<String>,
+    /// Number of the server's start under this prefix; 0 while unknown.
+    pub start: u64,
     /// Number of lost connections.
     pub reconnects: u64,
     /// Whether every consumer is consuming, and RabbitMQ has received every settlement.
@@ -45,6 +52,9 @@ impl RabbitBroker {
             duplicates_dropped: read(&shared.counters.duplicates_dropped),
             dead: read(&shared.counters.dead),
             parked: read(&shared.counters.parked),
+            taken_over_by: shared.publishing.taken_over_by().or_else(|| shared.consuming.taken_over_by()),
+            refused: shared.refusal(),
+            start: shared.signals.start(),
             reconnects: shared.publishing.losses() + shared.consuming.losses(),
             steady: shared.is_steady(),
         }

@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use super::topology::{long, short};
 
 /// RabbitMQ writes the message to disk before it confirms.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq)]

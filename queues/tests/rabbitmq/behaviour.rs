@@ -14,15 +14,16 @@ use dissent_queues::{
 use lapin::options::{BasicPublishOptions, QueueDeleteOptions};
 use lapin::{BasicProperties, Channel};
 
-use crate::contract::{Harness, OTHER, WANTED, subscription};
+use crate::contract::{Harness, OTHER, WANTED, contract as experiment, subscription};
 use crate::memory_log::new_event;
 use crate::node::Node;
 use crate::required::required;
 use crate::world::{World, until};
 use crate::{Claims, attempt};
 
-fn experiment() -> ExperimentId {
-    ExperimentId::new("contract").unwrap()
+/// Returns the queue of the experiment's proposals.
+fn proposals_queue(prefix: &str) -> String {
+    format!("{prefix}.2.proposals.{}", EventId::of_experiment(&experiment()).0.simple())
 }
 
 fn proposal(number: u64) -> Proposal {
@@ -116,7 +117,7 @@ async fn a_proposal_that_the_journal_cannot_take_is_delivered_again_after_the_ot
     let again = journal.next().await.unwrap();
     assert_eq!((&again.proposal, &again.context), (&proposal(1), &context));
     again.answer(ProposalReply::Recorded(Vec::new())).await.unwrap();
-    assert!(worker.dead_list(10).await.unwrap().is_empty());
+    assert!(worker.dead_list(&[experiment()], 10).await.unwrap().is_empty());
 }
 
 async fn rejected(delivery: ProposalDelivery) {
@@ -128,22 +129,25 @@ async fn a_rejected_proposal_becomes_a_dead_letter_that_can_be_retried_or_droppe
     worker.propose(proposal(1)).await.unwrap();
     let mut journal = world.server.proposals().unwrap();
     rejected(journal.next().await.unwrap()).await;
-    let dead = worker.dead_list(10).await.unwrap();
+    let dead = worker.dead_list(&[experiment()], 10).await.unwrap();
     assert_eq!(dead.len(), 1, "{dead:?}");
     let letter = &dead[0];
     assert_eq!((letter.kind.as_str(), letter.reason.as_str()), ("proposal", "the round is closed"));
     assert_eq!(letter.experiment.as_deref(), Some("contract"));
     assert_eq!(letter.content, DeadContent::Proposal(proposal(1)));
-    assert_eq!(worker.dead_get(&letter.id).await.unwrap().as_ref(), Some(letter));
-    assert!(worker.dead_retry(&letter.id).await.unwrap());
+    assert_eq!(worker.dead_get(&[experiment()], &letter.id).await.unwrap().as_ref(), Some(letter));
+    assert!(worker.dead_retry(&[experiment()], &letter.id).await.unwrap());
     let again = journal.next().await.unwrap();
     assert_eq!(again.proposal, proposal(1));
-    assert_eq!(worker.dead_list(10).await.unwrap(), [], "it left");
+    assert_eq!(worker.dead_list(&[experiment()], 10).await.unwrap(), [], "it left");
     rejected(again).await;
-    let second = worker.dead_list(10).await.unwrap().remove(0);
-    assert!(worker.dead_drop(&second.id).await.unwrap());
-    assert!(!worker.dead_drop(&second.id).await.unwrap() && !worker.dead_retry("nobody").await.unwrap());
-    assert_eq!(worker.dead_list(10).await.unwrap(), []);
+    let second = worker.dead_list(&[experiment()], 10).await.unwrap().remove(0);
+    assert!(worker.dead_drop(&[experiment()], &second.id).await.unwrap());
+    assert!(
+        !worker.dead_drop(&[experiment()], &second.id).await.unwrap()
+            && !worker.dead_retry(&[experiment()], "nobody").await.unwrap()
+    );
+    assert_eq!(worker.dead_list(&[experiment()], 10).await.unwrap(), []);
     assert_eq!(world.server.status().dead, 2);
 }
 
@@ -152,10 +156,10 @@ async fn an_unreadable_message_becomes_a_dead_letter_and_blocks_nothing(world: W
     let mut journal = world.server.proposals().unwrap();
     world.settled().await;
     let (_connection, channel) = world.meddler().await;
-    let queue = format!("{}.contract", world.options.prefix);
+    let queue = format!("{}.2.contract", world.options.prefix);
     smuggle(&channel, &queue, Some("strange"), b"\x01not a message").await;
     smuggle(&channel, &queue, None, b"").await;
-    smuggle(&channel, &format!("{}.proposals", world.options.prefix), Some("x"), &[1; 4096]).await;
+    smuggle(&channel, &proposals_queue(&world.options.prefix), Some("x"), &[1; 4096]).await;
     let sent = world.publish(WANTED, 3);
     assert_eq!(ack_all(&mut consumer, 3).await, sent);
     until(|| world.server.status().dead == 3).await;
@@ -163,8 +167,8 @@ async fn an_unreadable_message_becomes_a_dead_letter_and_blocks_nothing(world: W
     assert!(consumer.try_next().is_none() && journal.try_next().is_none());
     let stats = world.server.queues().await.unwrap();
     let messages = |name: &str| stats.iter().find(|queue| queue.name.ends_with(name)).unwrap().messages;
-    assert_eq!((messages(".contract"), messages(".proposals"), messages(".dead")), (0, 0, 3));
-    let dead = world.server.dead_list(10).await.unwrap();
+    assert_eq!((messages(".contract"), messages(&proposals_queue("")), messages(".dead")), (0, 0, 3));
+    let dead = world.server.dead_list(&[experiment()], 10).await.unwrap();
     assert!(dead.iter().all(|letter| !letter.reason.is_empty()), "{dead:?}");
     assert_eq!(dead.iter().filter(|letter| letter.queue == queue).count(), 2);
 }
@@ -202,7 +206,7 @@ async fn a_missing_or_partly_filled_queue_is_filled_again(world: World) {
     world.settled().await;
     drop(consumer);
     let (_connection, channel) = world.meddler().await;
-    let queue = format!("{}.contract", world.options.prefix);
+    let queue = format!("{}.2.contract", world.options.prefix);
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let world = world.restart().await;
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
@@ -210,7 +214,7 @@ async fn a_missing_or_partly_filled_queue_is_filled_again(world: World) {
     world.settled().await;
     drop(consumer);
     // The record that a crash during the filling leaves.
-    world.log.store_cursor(&format!("filled.{queue}"), vec![1, 0]).unwrap();
+    world.log.store_cursor(&format!("filled2.{}.contract", world.options.prefix), vec![2, 0]).unwrap();
     let world = world.restart().await;
     let mut consumer = world.server.subscribe(subscription(8)).unwrap();
     assert_eq!(ack_all(&mut consumer, 3).await, [1, 2, 3], "it was half full");
@@ -232,7 +236,7 @@ async fn a_queue_deleted_under_its_consumers_is_declared_and_filled_again(world:
     let mut consumer = worker.subscribe(subscription(8)).unwrap();
     let held = next(&mut consumer).await;
     let (_connection, channel) = world.meddler().await;
-    channel.queue_delete("deleted.contract".into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.queue_delete("deleted.2.contract".into(), QueueDeleteOptions::default()).await.unwrap();
     let mut rest = Vec::new();
     while rest.last() != sent.last() {
         rest.extend(ack_all(&mut consumer, 1).await);
@@ -309,13 +313,13 @@ async fn a_parked_message_can_be_listed_and_retried(world: World) {
     let once = Subscription { delivery_limit: 1, ..subscription(1) };
     let mut consumer = world.server.subscribe(once).unwrap();
     next(&mut consumer).await.retry("no luck").await.unwrap();
-    let dead = world.server.dead_list(10).await.unwrap();
+    let dead = world.server.dead_list(&[experiment()], 10).await.unwrap();
     assert_eq!(dead.len(), 1, "{dead:?}");
     let letter = &dead[0];
     assert!(letter.parked && letter.reason == "no luck" && letter.attempts == 1, "{letter:?}");
-    assert!(world.server.dead_retry(&letter.id).await.unwrap());
+    assert!(world.server.dead_retry(&[experiment()], &letter.id).await.unwrap());
     assert_eq!(ack_all(&mut consumer, 1).await, sent);
-    assert_eq!(world.server.dead_list(10).await.unwrap(), []);
+    assert_eq!(world.server.dead_list(&[experiment()], 10).await.unwrap(), []);
 }
 
 async fn a_worker_follows_the_history_in_order(world: World) {
@@ -341,12 +345,12 @@ async fn a_worker_follows_the_history_in_order(world: World) {
     }
     // The record that a crash during the filling leaves.
     let record = format!(
-        "filled.{}.history.{}",
+        "filled2.{}.history.{}",
         world.options.prefix,
         EventId::of_experiment(&experiment()).0.simple()
     );
     assert!(world.log.load_cursor(&record).unwrap().is_some());
-    world.log.store_cursor(&record, vec![1, 0]).unwrap();
+    world.log.store_cursor(&record, vec![2, 0]).unwrap();
     let world = world.restart().await;
     world.server.publish_history(&experiment()).await.unwrap();
     world.publish(WANTED, 1);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dissent_domain::event::EventId;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
 use dissent_queues::{
@@ -220,10 +221,11 @@ fn queues_without_a_leader_are_declared_and_filled_again() {
         world.server.publish_history(&ExperimentId::new("contract").unwrap()).await.unwrap();
         let mut journal = world.server.proposals().unwrap();
         world.settled().await;
+        let key = EventId::of_experiment(&contract::contract()).0.simple();
         tokio::task::block_in_place(|| {
-            node.suspend_leader("silent.contract");
-            node.suspend_leader("silent.late");
-            node.suspend_leader("silent.proposals");
+            node.suspend_leader("silent.2.contract");
+            node.suspend_leader("silent.2.late");
+            node.suspend_leader(&format!("silent.2.proposals.{key}"));
             node.close_all_connections();
         });
         let mut consumers = [worker.subscribe(subscription(32)).unwrap(), worker.subscribe(late).unwrap()];
@@ -306,8 +308,8 @@ fn retry_and_dead_letter_queues_without_a_leader_block_nothing() {
         first.next().await.unwrap().ack().await.unwrap();
         world.settled().await;
         tokio::task::block_in_place(|| {
-            node.suspend_leader("mute.retry.1000");
-            node.suspend_leader("mute.dead");
+            node.suspend_leader("mute.2.retry.1000");
+            node.suspend_leader("mute.2.dead");
             node.close_all_connections();
         });
 
@@ -341,7 +343,7 @@ fn retry_and_dead_letter_queues_without_a_leader_block_nothing() {
         }
         seen.stop.store(true, Ordering::Release);
         proposing.await.unwrap();
-        let letters = world.server.dead_list(10).await.unwrap();
+        let letters = world.server.dead_list(&[contract::contract()], 10).await.unwrap();
         assert_eq!(letters.len(), 1, "{letters:?}");
         assert_eq!(letters[0].reason, "the round is closed");
         deciding.abort();

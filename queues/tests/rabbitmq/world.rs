@@ -6,9 +6,9 @@ use std::time::Duration;
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
-use dissent_queues::{Broker, RabbitBroker, RabbitOptions};
+use dissent_queues::{Broker, RabbitBroker, RabbitOptions, ServerIdentity};
 
-use crate::contract::Harness;
+use crate::contract::{Harness, contract};
 use crate::memory_log::{Durability, MemoryLog};
 use crate::node::Node;
 
@@ -20,6 +20,17 @@ pub(crate) struct World {
     pub(crate) options: RabbitOptions,
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) server: Arc<RabbitBroker>,
+}
+
+/// Returns the identity of a server process.
+pub(crate) fn identity(process: u32) -> ServerIdentity {
+    ServerIdentity {
+        installation: "an-installation".to_owned(),
+        host: "a-host".to_owned(),
+        process,
+        version: "0.2.0".to_owned(),
+        since_us: 1_709_210_096_000_000,
+    }
 }
 
 /// Waits for a condition, at most as long as a claim may take.
@@ -44,7 +55,10 @@ impl World {
     }
 
     pub(crate) async fn start(options: &RabbitOptions, log: &Arc<MemoryLog>) -> Arc<RabbitBroker> {
-        RabbitBroker::connect_server(options.clone(), Arc::clone(log) as Arc<dyn EventLog>).await.unwrap()
+        let log = Arc::clone(log) as Arc<dyn EventLog>;
+        let server = RabbitBroker::connect_server(options.clone(), log, identity(1)).await.unwrap();
+        server.host(&contract()).unwrap();
+        server
     }
 
     /// Returns a worker beside the server.
@@ -100,6 +114,8 @@ impl Harness for World {
 
     async fn crash(&mut self) {
         self.log = self.log.crash();
+        // The system closes the connections of a killed process.
+        self.server = RabbitBroker::connect_operator(self.options.clone()).await.unwrap();
         self.server = Self::start(&self.options, &self.log).await;
     }
 }

@@ -221,12 +221,17 @@ async fn run<K: Decoder>(weak: Weak<QueueConsumer<K>>) {
         let consumed = session.consumed;
         drop(session);
         if consumed {
+            consumer.shared.signals.refusals.clear(&consumer.queue);
             retries.reset();
             last_trouble = None;
         }
         if matches!(error, LinkError::Late(_)) {
             consumer.shared.suspect([consumer.queue.clone()]);
         }
+        if matches!(error, LinkError::NoQueue(_) | LinkError::Cancelled) {
+            consumer.shared.signals.check.notify_one();
+        }
+        consumer.shared.signals.refusals.note(&consumer.queue, &error);
         let trouble = chain(&error);
         // Log each new error once: an outage may last for hours.
         if last_trouble.as_ref() != Some(&trouble) {

@@ -5,27 +5,33 @@
 //! everything in sequence. A new queue is first filled with the events that the relay has passed; then the
 //! next event is relayed. So every queue gets every event.
 
+mod queues;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use dissent_domain::error::chain;
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
 use lapin::Channel;
-use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions, QueuePurgeOptions};
-use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use lapin::options::ConfirmSelectOptions;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::dead_letter::DeadLetter;
-use super::event_queue::{EventQueue, FillRecord};
+use super::event_queue::EventQueue;
 use super::events::event_message;
-use super::leaderless;
+use super::headers::START;
+use super::holder::{PROTOCOL, ServerIdentity};
 use super::link::{BACKOFF, LinkError};
+use super::old_names;
+use super::serving::Serving;
 use super::shared::Shared;
-use super::topology::{bind, look_at, short, unbind};
 use super::window::{Message, PublishOutcome, Window};
 use crate::backoff::Retries;
 use crate::context::Contexts;
@@ -36,11 +42,19 @@ use crate::error::BrokerError;
 const PAGE: usize = 256;
 /// The cursor's record: a format byte and the position.
 const CURSOR_FORMAT: u8 = 1;
+/// Delay of a check after a message found no queue, so that several such messages cause one check.
+const CHECK_DELAY: Duration = Duration::from_millis(200);
+/// Name of this part in reports.
+const PART: &str = "relay";
 
 /// A command that is executed between two events.
 pub(super) enum Command {
     /// Declare these queues and fill them.
     Declare { event_queues: Vec<EventQueue>, done: Option<oneshot::Sender<Result<(), BrokerError>>> },
+    /// Declare the queues of proposals and parked messages of an experiment.
+    Host(ExperimentId),
+    /// Stop looking after the queues of an experiment. They stay, and so do their bindings.
+    Leave(ExperimentId),
     /// Delete all queues of an experiment.
     Forget { experiment: ExperimentId, done: oneshot::Sender<Result<(), BrokerError>> },
 }
@@ -54,6 +68,12 @@ pub(super) struct Relay {
     advanced: Arc<Notify>,
     contexts: Arc<Contexts>,
     event_queues: BTreeMap<String, EventQueue>,
+    /// Experiments whose queues of proposals and parked messages exist while the server runs.
+    experiments: BTreeSet<ExperimentId>,
+    /// The identity of the server, and the record that it wrote.
+    serving: Serving,
+    /// Whether queues of version 0.1 were reported.
+    old_reported: bool,
     /// RabbitMQ has confirmed every event up to this position.
     confirmed_to: u64,
     sent_to: u64,
@@ -67,7 +87,9 @@ impl Relay {
         log: Arc<dyn EventLog>,
         commands: mpsc::UnboundedReceiver<Command>,
         contexts: Arc<Contexts>,
+        identity: ServerIdentity,
     ) -> Result<Self, BrokerError> {
+        let serving = Serving::new(identity, &*log, &shared.options.prefix)?;
         let advanced = Arc::new(Notify::new());
         let listener = Arc::clone(&advanced);
         // The listener holds only the notification: the log's own writer must not drop the last handle to the
@@ -82,6 +104,9 @@ impl Relay {
             advanced,
             contexts,
             event_queues: BTreeMap::new(),
+            experiments: BTreeSet::new(),
+            serving,
+            old_reported: false,
             confirmed_to,
             sent_to: confirmed_to,
             window: Window::new(),
@@ -98,6 +123,7 @@ impl Relay {
             if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
                 return self.shared.fail(error);
             }
+            self.shared.signals.refusals.note(PART, &error);
             if matches!(error, LinkError::Late(_)) {
                 // A stream has no leader to lose, and a query for a message would close the connection.
                 let queues = self.event_queues.values().filter(|event_queue| !event_queue.stream);
@@ -122,13 +148,15 @@ impl Relay {
         self.sent_to = self.confirmed_to;
         let link = self.shared.publishing.clone();
         let (generation, channel) = link.channel().await?;
+        self.prepare(&channel).await?;
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.delete_leaderless().await?;
-        link.within(self.shared.topology.declare_base(&channel)).await?;
         self.ensure_all(&channel).await?;
-        let mut checks = interval(self.shared.options.check_interval);
+        self.shared.signals.refusals.clear(PART);
+        let shared = Arc::clone(&self.shared);
+        let mut checks = interval(shared.options.check_interval);
         checks.reset();
-        let patience = self.shared.options.operation_timeout;
+        let mut check_at = None;
+        let patience = shared.options.operation_timeout;
         loop {
             self.send(&channel).await?;
             let (window, confirmed_to) = (&mut self.window, &mut self.confirmed_to);
@@ -148,16 +176,57 @@ impl Relay {
                     Some(command) => self.execute(&channel, command).await?,
                     None => return Ok(()),
                 },
-                _ = checks.tick() => {
-                    self.settle_window().await?;
-                    if self.delete_leaderless().await? {
-                        link.within(self.shared.topology.declare_base(&channel)).await?;
-                    }
-                    self.ensure_all(&channel).await?;
+                () = shared.signals.check.notified(), if check_at.is_none() => {
+                    check_at = Some(Instant::now() + CHECK_DELAY);
                 }
+                () = sleep_until(check_at.unwrap_or_else(Instant::now)), if check_at.is_some() => {
+                    check_at = None;
+                    self.check(&channel).await?;
+                }
+                _ = checks.tick() => self.check(&channel).await?,
                 () = link.lost(generation) => return Err(LinkError::Lost),
             }
         }
+    }
+
+    /// Declares all queues that are missing, and fills those of events.
+    async fn check(&mut self, channel: &Channel) -> Result<(), LinkError> {
+        if self.shared.publishing.is_blocked() {
+            return Ok(());
+        }
+        self.settle_window().await?;
+        self.prepare(channel).await?;
+        self.ensure_all(channel).await
+    }
+
+    /// Records this server as the holder, and declares everything but the queues of events.
+    pub(super) async fn prepare(&mut self, channel: &Channel) -> Result<(), LinkError> {
+        let shared = Arc::clone(&self.shared);
+        let (link, topology) = (&shared.publishing, &shared.topology);
+        if self.serving.take(&shared, &*self.log).await? {
+            self.flush().await?;
+        }
+        self.delete_leaderless().await?;
+        link.within(topology.declare_exchange(channel)).await?;
+        link.within(topology.declare_service(channel, &topology.dead())).await?;
+        for experiment in &self.experiments {
+            link.within(topology.declare_service(channel, &topology.proposals(experiment))).await?;
+            link.within(topology.declare_service(channel, &topology.parked(experiment))).await?;
+        }
+        self.report_old_queues().await
+    }
+
+    /// Reports queues of version 0.1 once: no process uses them any more.
+    async fn report_old_queues(&mut self) -> Result<(), LinkError> {
+        let prefix = &self.shared.options.prefix;
+        if !self.old_reported && old_names::exist(&self.shared.publishing, prefix).await? {
+            self.old_reported = true;
+            tracing::warn!(
+                prefix,
+                "queues of version 0.1 remain under this prefix; delete them with `dissent queue forget --old`"
+            );
+        }
+        Ok(())
     }
 
     // ---- events
@@ -173,7 +242,9 @@ impl Relay {
             for event in page {
                 self.sent_to = event.position;
                 let exchange = self.shared.topology.events();
-                if let Some(message) = self.message(&event, exchange).await? {
+                if let Some(mut message) = self.message(&event, exchange).await? {
+                    // If a queue wants it and none gets it, the bindings were deleted.
+                    message.mandatory = self.event_queues.values().any(|queue| queue.wants(&event));
                     self.window.push(channel, message, event.position);
                 }
             }
@@ -187,7 +258,9 @@ impl Relay {
         let context = self.context(event);
         let most = self.shared.options.message_bytes_max;
         let reason = match event_message(event, exchange, &context) {
-            Ok(message) if message.body.len() <= most => return Ok(Some(message)),
+            Ok(message) if message.body.len() <= most => {
+                return Ok(Some(message.with_number(START, self.shared.signals.start())));
+            }
             Ok(message) => format!(
                 "event {} has {} bytes as a message: raise message_bytes_max above {most}",
                 event.position,
@@ -252,187 +325,6 @@ impl Relay {
         });
         Ok(read.await.map_err(|_| BrokerError::Closed)?.map_err(BrokerError::from)?)
     }
-
-    // ---- queues
-
-    async fn execute(&mut self, channel: &Channel, command: Command) -> Result<(), LinkError> {
-        // Everything that the relay has passed is now confirmed.
-        self.settle_window().await?;
-        match command {
-            Command::Declare { event_queues, done } => {
-                let names: Vec<String> =
-                    event_queues.iter().map(|event_queue| event_queue.queue.clone()).collect();
-                for event_queue in event_queues {
-                    self.event_queues.insert(event_queue.queue.clone(), event_queue);
-                }
-                for name in names {
-                    self.ensure(channel, &name).await?;
-                }
-                // The caller may have stopped waiting.
-                let _gone = done.map(|done| done.send(Ok(())));
-            }
-            Command::Forget { experiment, done } => {
-                self.forget(channel, &experiment).await?;
-                let _gone = done.send(Ok(()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes unresponsive queues; returns whether there were any. They are declared and filled again.
-    async fn delete_leaderless(&mut self) -> Result<bool, LinkError> {
-        let (mut suspects, mut deleted) = (self.shared.take_suspects(), false);
-        while let Some(queue) = suspects.first() {
-            match leaderless::delete(&self.shared.publishing, queue).await {
-                Ok(is_deleted) => deleted |= is_deleted,
-                Err(error) => {
-                    // Unchecked queues stay suspected. So does this one if its answer was late. If it was
-                    // refused, a retry would be refused again and block the others.
-                    if !matches!(error, LinkError::Late(_)) {
-                        suspects.pop_first();
-                    }
-                    self.shared.suspect(suspects);
-                    return Err(error);
-                }
-            }
-            suspects.pop_first();
-        }
-        Ok(deleted)
-    }
-
-    async fn ensure_all(&mut self, channel: &Channel) -> Result<(), LinkError> {
-        let names: Vec<String> = self.event_queues.keys().cloned().collect();
-        for name in names {
-            self.ensure(channel, &name).await?;
-        }
-        Ok(())
-    }
-
-    /// Ensures that a queue exists and has every event that the relay has passed. An existing queue whose
-    /// filling is not recorded was interrupted by a crash: it is filled again.
-    async fn ensure(&mut self, channel: &Channel, name: &str) -> Result<(), LinkError> {
-        let Some(event_queue) = self.event_queues.get(name).cloned() else { return Ok(()) };
-        let link = self.shared.publishing.clone();
-        // A query for a missing queue closes the channel.
-        let (_, probe) = link.channel().await?;
-        let exists = link.within(look_at(&probe, name)).await?.is_some();
-        let record = self.log.load_cursor(&event_queue.record).map_err(BrokerError::from)?;
-        let filled = FillRecord::read(record.as_deref());
-        if !exists || !filled.complete {
-            tracing::info!(queue = name, to = self.confirmed_to, "filling a queue from the log");
-            // Make the record durable before the queue exists: a partly filled queue must be recorded as
-            // incomplete.
-            self.log
-                .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
-                .map_err(BrokerError::from)?;
-            self.flush().await?;
-            if exists {
-                // Partly filled after a crash, or filled from another log: it starts empty.
-                self.empty(channel, &event_queue).await?;
-            }
-            let declared = async {
-                if event_queue.stream {
-                    self.shared.topology.declare_history(channel, name).await
-                } else {
-                    let limit = self.shared.options.redeliveries_max;
-                    self.shared.topology.declare_group(channel, name, limit).await
-                }
-            };
-            link.within(declared).await?;
-            // Use a new channel: one that published to an earlier queue of this name may still refer to that
-            // queue.
-            let (_, filling) = link.channel().await?;
-            link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
-            self.fill(&filling, &event_queue).await?;
-        }
-        let exchange = self.shared.topology.events();
-        // Binding is idempotent, and the bindings may have been deleted.
-        for key in &event_queue.bindings {
-            link.within(bind(channel, name, &exchange, key)).await?;
-        }
-        for key in filled.bindings.iter().filter(|key| !event_queue.bindings.contains(key)) {
-            link.within(unbind(channel, name, &exchange, key)).await?;
-        }
-        let now = FillRecord::complete(event_queue.bindings.clone());
-        if now != filled || !exists {
-            self.log.store_cursor(&event_queue.record, now.encoded()).map_err(BrokerError::from)?;
-        }
-        Ok(())
-    }
-
-    /// Empties a queue. Delivered messages stay with their consumers.
-    async fn empty(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
-        let link = &self.shared.publishing;
-        let queue = short(&event_queue.queue);
-        if event_queue.stream {
-            // A stream cannot be purged.
-            link.within(channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
-        } else {
-            link.within(channel.queue_purge(queue, QueuePurgeOptions::default())).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends a queue all events that the relay has passed.
-    async fn fill(&mut self, channel: &Channel, event_queue: &EventQueue) -> Result<(), LinkError> {
-        let mut window: Window<u64> = Window::new();
-        let (mut after, mut done_to) = (0, 0);
-        loop {
-            let page = self.read(event_queue.experiment.clone(), after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            // A stream is read by version, the whole log by position.
-            after = if event_queue.experiment.is_some() { last.version } else { last.position };
-            let passed = last.position >= self.confirmed_to;
-            let passed_to = self.confirmed_to;
-            for event in page.iter().filter(|event| event.position <= passed_to && event_queue.wants(event)) {
-                if let Some(mut message) = self.message(event, String::new()).await? {
-                    message.key = event_queue.queue.clone();
-                    window.push(channel, message, event.position);
-                }
-            }
-            self.drain(&mut window, &mut done_to).await?;
-            if passed {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn drain(&mut self, window: &mut Window<u64>, done_to: &mut u64) -> Result<(), LinkError> {
-        let patience = self.shared.options.operation_timeout;
-        while !window.is_empty() {
-            match timeout(patience, poll_fn(|context| poll_confirmed(window, done_to, context))).await {
-                Ok(confirmed) => confirmed?,
-                Err(_) if self.shared.publishing.is_blocked() => {}
-                Err(_) => return Err(LinkError::Late(patience)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn forget(&mut self, channel: &Channel, experiment: &ExperimentId) -> Result<(), LinkError> {
-        let forgotten: Vec<EventQueue> = self
-            .event_queues
-            .values()
-            .filter(|event_queue| event_queue.experiment.as_ref() == Some(experiment))
-            .cloned()
-            .collect();
-        for event_queue in forgotten {
-            self.event_queues.remove(&event_queue.queue);
-            self.log
-                .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
-                .map_err(BrokerError::from)?;
-            let delete = channel.queue_delete(short(&event_queue.queue), QueueDeleteOptions::default());
-            self.shared.publishing.within(delete).await?;
-        }
-        self.flush().await
-    }
-
-    async fn flush(&mut self) -> Result<(), LinkError> {
-        let log = Arc::clone(&self.log);
-        let flushed = tokio::task::spawn_blocking(move || log.flush());
-        Ok(flushed.await.map_err(|_| BrokerError::Closed)?.map_err(BrokerError::from)?)
-    }
 }
 
 /// Takes all confirmed messages out of the window, in order. Ready once there is at least one.
@@ -446,6 +338,9 @@ fn poll_confirmed(
         && let Poll::Ready((message, position, outcome)) = window.poll_oldest(context)
     {
         match outcome {
+            PublishOutcome::Unroutable if message.mandatory => {
+                return Poll::Ready(Err(LinkError::Unrouted(message.key)));
+            }
             // No queue is bound for it: the log keeps it for later subscriptions.
             PublishOutcome::Confirmed | PublishOutcome::Unroutable => *confirmed_to = position,
             PublishOutcome::Lost(error) => return Poll::Ready(Err(error.into())),
@@ -459,7 +354,7 @@ fn poll_confirmed(
 }
 
 fn cursor_name(shared: &Shared) -> String {
-    format!("relay.{}", shared.options.prefix)
+    format!("relay{PROTOCOL}.{}", shared.options.prefix)
 }
 
 fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {

@@ -14,6 +14,7 @@ use dissent_domain::operator::Action;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::cli::point_args::PointArgs;
+use crate::experiment::kept_config::KeptConfigs;
 use crate::log_access::open;
 
 /// Create, list, pause, resume, cancel and fork experiments
@@ -48,6 +49,8 @@ enum ExperimentCommand {
     Resume(operator::OperatorArgs),
     /// Cancel an experiment, which is final; its history is kept
     Cancel(operator::OperatorArgs),
+    /// Go on with an experiment that the server halted after a failure
+    Retry(operator::RetryArgs),
     /// List every experiment in the log with its state and progress
     List,
     /// Show the plan and the rounds of an experiment
@@ -69,7 +72,11 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
         ExperimentCommand::Pause(command) => operator::run(data, Action::Pause, command, args.json),
         ExperimentCommand::Resume(command) => operator::run(data, Action::Resume, command, args.json),
         ExperimentCommand::Cancel(command) => operator::run(data, Action::Cancel, command, args.json),
-        ExperimentCommand::List => list::run(&*open::read_log(&paths::data_dir(data))?, args.json),
+        ExperimentCommand::Retry(retry) => operator::retry(data, retry, args.json),
+        ExperimentCommand::List => {
+            let data_dir = paths::data_dir(data);
+            list::run(&*open::read_log(&data_dir)?.shared(), &KeptConfigs::of(&data_dir), args.json)
+        }
         ExperimentCommand::Show { experiment, point } => {
             let Target { experiment, data_dir } = experiment.target(data)?;
             let log = open::read_log(&data_dir)?;

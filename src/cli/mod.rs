@@ -174,7 +174,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay::run(data, args),
         Command::Model(args) => model::run(args),
         Command::Queue(args) => queue::run(data, args),
-        Command::Dead(args) => queue::dead(args),
+        Command::Dead(args) => queue::dead(data, args),
         Command::Doctor(args) => doctor::run(&data_dir(data), args),
         Command::Health(args) => health::run(args),
         Command::Completions(args) => completions::run::<Cli>(args),

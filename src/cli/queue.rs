@@ -7,12 +7,12 @@ mod forget;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use dissent_domain::id::ExperimentId;
 use dissent_queues::{DeadContent, DeadMessage, QueueStats, RabbitBroker};
 use serde_json::{Value, json};
 
-use connection::{rabbit, with_broker};
+use connection::Connection;
 
-use crate::config::Config;
 use crate::error::BadInput;
 
 /// Longest reason shown in a list, in characters.
@@ -98,19 +98,18 @@ struct DeadLetterArgs {
 
 pub(crate) fn run(data_dir: Option<&Path>, args: &QueueArgs) -> anyhow::Result<()> {
     match &args.command {
-        QueueCommand::Stat(args) => stat(args),
+        QueueCommand::Stat(args) => stat(data_dir, args),
         QueueCommand::Forget(args) => forget::run(data_dir, args),
     }
 }
 
-fn stat(args: &StatArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
-    let rabbit = rabbit(&config)?;
-    let experiment = &config.experiment.name;
-    let shared = ["proposals", "parked", "dead"].map(|name| format!("{}.{name}", rabbit.prefix));
-    let found = with_broker(rabbit, async |broker| {
+fn stat(data_dir: Option<&Path>, args: &StatArgs) -> anyhow::Result<()> {
+    let connection = Connection::of(&args.config, data_dir, None)?;
+    let experiment = &connection.config.experiment.name;
+    let found = connection.with_broker(async |broker| {
+        let dead = format!("{}.2.dead", broker.prefix());
         let own = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
-        let names: Vec<&str> = shared.iter().chain(&own).map(String::as_str).collect();
+        let names: Vec<&str> = std::iter::once(&dead).chain(&own).map(String::as_str).collect();
         Ok(broker.queue_stats(&names).await?)
     })?;
     show_stats(&found, args.json)
@@ -132,12 +131,15 @@ fn show_stats(found: &[QueueStats], as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn dead(args: &DeadArgs) -> anyhow::Result<()> {
+pub(crate) fn dead(data_dir: Option<&Path>, args: &DeadArgs) -> anyhow::Result<()> {
     match &args.command {
-        DeadCommand::List(args) => list(args),
+        DeadCommand::List(args) => list(data_dir, args),
         DeadCommand::Show(args) => {
             let id = args.id.as_str();
-            let found = args.with(async |broker| Ok(broker.dead_get(id).await?))?;
+            let connection = Connection::of(&args.config, data_dir, None)?;
+            let experiments = connection.experiments();
+            let found =
+                connection.with_broker(async |broker| Ok(broker.dead_get(&experiments, id).await?))?;
             let message = found.ok_or_else(|| unknown(id))?;
             let mut out = std::io::stdout().lock();
             serde_json::to_writer_pretty(&mut out, &with_content(&message))?;
@@ -145,26 +147,27 @@ pub(crate) fn dead(args: &DeadArgs) -> anyhow::Result<()> {
         }
         DeadCommand::Retry(args) => {
             let id = args.id.as_str();
-            args.settle(async |broker| Ok(broker.dead_retry(id).await?), "sent back to its queue")
+            let work = async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_retry(all, id).await?);
+            args.settle(data_dir, work, "sent back to its queue")
         }
         DeadCommand::Drop(args) => {
             let id = args.id.as_str();
-            args.settle(async |broker| Ok(broker.dead_drop(id).await?), "dropped")
+            let work = async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_drop(all, id).await?);
+            args.settle(data_dir, work, "dropped")
         }
     }
 }
 
 impl DeadLetterArgs {
-    fn with<T>(&self, work: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        with_broker(rabbit(&Config::load(&self.config)?)?, work)
-    }
-
     fn settle(
         &self,
-        work: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<bool>,
+        data_dir: Option<&Path>,
+        work: impl AsyncFnOnce(&RabbitBroker, &[ExperimentId]) -> anyhow::Result<bool>,
         done: &str,
     ) -> anyhow::Result<()> {
-        if !self.with(work)? {
+        let connection = Connection::of(&self.config, data_dir, None)?;
+        let experiments = connection.experiments();
+        if !connection.with_broker(async |broker| work(broker, &experiments).await)? {
             return Err(unknown(&self.id));
         }
         Ok(writeln!(std::io::stdout(), "{}: {done}", self.id)?)
@@ -175,10 +178,11 @@ fn unknown(id: &str) -> anyhow::Error {
     BadInput(format!("unknown dead letter {id:?}: `dissent dead list` shows the ids")).into()
 }
 
-fn list(args: &DeadListArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
-    let limit = args.limit;
-    let found = with_broker(rabbit(&config)?, async |broker| Ok(broker.dead_list(limit).await?))?;
+fn list(data_dir: Option<&Path>, args: &DeadListArgs) -> anyhow::Result<()> {
+    let connection = Connection::of(&args.config, data_dir, None)?;
+    let (experiments, limit) = (connection.experiments(), args.limit);
+    let found =
+        connection.with_broker(async |broker| Ok(broker.dead_list(&experiments, limit).await?))?;
     let mut out = std::io::stdout().lock();
     if found.is_empty() && !args.json {
         return Ok(writeln!(out, "no dead letters")?);

@@ -10,7 +10,7 @@ use dissent_domain::replay::Replay;
 
 use super::runtime_args::{OverrideArgs, RuntimeOverrides};
 use crate::cli::{paths, suggestion};
-use crate::config::Config;
+use crate::config::{Config, ConfigSource};
 use crate::error::BadInput;
 use crate::experiment::run::{Run, run_experiment};
 use crate::forecast;
@@ -93,9 +93,10 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
         })?;
         return forecast.show(&config, args.json);
     }
+    let source = ConfigSource::read(&args.config, &args.overrides.all())?;
     let view = ProgressView::new(format);
     let Run { ending, experiment, log } =
-        run_experiment(&config, &data_dir, args.wait, &view).map_err(|error| {
+        run_experiment(&config, &source, &data_dir, args.wait, &view).map_err(|error| {
             suggestion::with_fork(error, &data_dir, |name| suggestion::this_command(&["--set", name]))
         })?;
     drop(view);

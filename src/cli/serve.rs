@@ -1,4 +1,4 @@
-//! `dissent serve` and `dissent worker`: run an experiment as a service, in one process or in several.
+//! `dissent serve` and `dissent worker`: run experiments as a service, in one process or in several.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,35 +7,54 @@ use dissent_actors::Roles;
 
 use super::runtime_args::RuntimeOverrides;
 use crate::cli::{paths, suggestion};
-use crate::config::{Config, ExperimentConfig, WorkerConfig};
-use crate::experiment::bundle;
+use crate::config::{Config, ConfigSource, ServerConfig, WorkerConfig};
 use crate::serving::control_token::ControlToken;
-use crate::serving::{self, ServeOptions};
+use crate::serving::server::{self, ServerOptions};
+use crate::serving::worker::{self, Source, WorkerOptions};
 
-/// Run an experiment as a service, and share its steps with workers
+/// Run experiments as a service, and share their steps with workers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent serve experiment.toml                                all steps in this process
+  dissent serve                                                every experiment of the data folder that has not ended
+  dissent serve --config server.toml                           with the settings of this file
+  dissent serve experiment.toml                                the same, and this experiment
   dissent serve experiment.toml --roles conflict,feedback      the other steps in workers
+  dissent experiment create other.toml                         a further experiment, while the server runs
+  dissent experiment pause tone-demo                           also start, resume, cancel, fork, retry
   curl http://127.0.0.1:9464/metrics                           also /health and /ready
-  dissent experiment pause tone-demo                           also resume, cancel, and `dissent log backup`
 
-Workers need a RabbitMQ, in the configuration of the server and of every worker:
-  [broker]      kind = \"rabbitmq\", url_file, prefix = \"dissent\", lease_seconds = 60, connect_seconds = 60,
-                heartbeat_seconds = 20, message_mib_max = 16, redeliveries_max = 32
-The address, amqp://user:password@host:5672/vhost, is read from DISSENT_RABBITMQ_URL, or from the file broker.url_file.
+A server needs no settings. In server.toml, each of these is optional:
+  data_dir      the data folder
+  [broker]      kind = \"rabbitmq\", url_file, prefix, lease_seconds = 60, connect_seconds = 60,
+                heartbeat_seconds = 20, message_mib_max = 16, redeliveries_max = 32; workers need a RabbitMQ
+  [artifacts]   url, cache_gib: the store that server and workers share; see dissent worker --help
+  [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
+  [models]      memory_gib (60 % of the memory), idle_minutes = 30: limits of loaded models
+  [archive]     folder*, after_days*: where and when ended experiments are copied to
+Without --config, these sections of experiment.toml count. The address, amqp://user:password@host:5672/vhost, is read from
+DISSENT_RABBITMQ_URL, or from the file broker.url_file. Without a prefix, the queues are named by the data folder's installation.
+
+An experiment that fails is halted with its reason, and the others continue. It is tried again at a restart of the server, and by
+`dissent experiment retry NAME`. A created experiment waits for `dissent experiment start NAME`, a paused one for `resume`.
 
 Traces are sent as OTLP over http/protobuf if OpenTelemetry's variables name a collector. One prompt is one trace across all processes:
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent serve experiment.toml      the same for the workers
   also OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and _SAMPLER_ARG, OTEL_BSP_*
 
-Control requests (start, pause, resume, cancel, backup) are accepted from this host. To accept them from other hosts, set
-DISSENT_CONTROL_TOKEN or --control-token-file: each client must send the token. Without a token, a server on a public address rejects
-all control requests. A created experiment waits for `dissent experiment start NAME`, a paused one for `resume`.
+Commands on this host reach the server through the socket of the data folder. Control requests over HTTP are accepted from this host.
+To accept them from other hosts, set DISSENT_CONTROL_TOKEN or --control-token-file: each client must send the token. Without a token,
+a server on a public address rejects all control requests.
 
-Judgements can be imported while the server runs: dissent feedback import. SIGTERM stops it cleanly, and the same command resumes.")]
+SIGTERM stops the server in order, and the same command resumes. A second SIGTERM abandons work in progress. SIGHUP reads the control
+token and the log filter again.")]
 pub(crate) struct ServeArgs {
+    /// Configuration of an experiment to run. The server keeps it for later starts.
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
+    experiment: Option<PathBuf>,
+    /// Settings of the server.
+    #[arg(long, value_parser = crate::cli::paths::path(), value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
     /// Address for health checks, metrics and control requests.
@@ -46,44 +65,50 @@ pub(crate) struct ServeArgs {
     control_token_file: Option<PathBuf>,
 }
 
-/// Run steps of an experiment for a `dissent serve` process
+/// Run steps of experiments for a `dissent serve` process
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   DISSENT_RABBITMQ_URL=amqp://dissent:secret@queue/ dissent worker experiment.toml --roles generation,reward
   dissent worker worker.toml --roles training --provider cuda --data-dir /var/cache/dissent
+  dissent worker worker.toml                          every experiment of the server that shares the store of this file
+  dissent worker worker.toml --server http://lab:9464 every experiment of this server
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent worker experiment.toml    with traces: see dissent serve --help
 
 Server and workers can share a store:
   [artifacts]   url = \"s3://bucket/prefix\" or \"file:///mnt/shared\", cache_gib = 50
-A worker then needs only [experiment] name, [broker], [artifacts] and [runtime]; the server's file works too. The worker fetches
-models, adapters and data by their hash, checks them, and caches up to cache_gib of them in the data folder. Its folder `inputs` also
-holds the models and data of the configuration. Delete that folder only while no worker runs.
+A worker then needs only [broker], [artifacts], [models] and [runtime]. With [experiment] name it works on that experiment only. The
+server's file works too. The worker fetches models, adapters and data by their hash, checks them, and caches up to cache_gib of them
+in the data folder. Its folder `inputs` also holds the models and data of the configurations. Delete that folder only while no
+worker runs.
 
 S3 needs a build with `--features s3`. Credentials, region and endpoint are read from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
 AWS_REGION, AWS_ENDPOINT and AWS_ALLOW_HTTP.
 
-Without [artifacts], workers use the server's configuration, and its paths must be valid on every host. Server and workers then share
-the folder `artifacts` of the data folder.
+Without [artifacts], workers use the configurations of the server, whose paths must be valid on every host. Server and workers then
+share the folder `artifacts` of the data folder. A worker learns the names of the queues from the store, from --server, from
+broker.prefix, or from the server's data folder.
 
 Start any number of workers. Stop or kill them at any time: another worker continues their work.")]
 pub(crate) struct WorkerArgs {
+    /// Settings of the worker, or the configuration of an experiment.
+    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
     /// Address for health checks and metrics.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    server: super::server::ServerArgs,
 }
 
 #[derive(Debug, clap::Args)]
 struct CommonArgs {
-    /// Configuration of the experiment.
-    #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
-    config: PathBuf,
     /// Steps to run here: all, none, or some of generation,reward,conflict,feedback,training,evaluation.
     #[arg(long, default_value = "all")]
     roles: Roles,
-    /// Exit when the experiment is finished.
+    /// Exit when the experiment is finished; without one, when no experiment is left to run.
     #[arg(long)]
     until_finished: bool,
     #[command(flatten)]
@@ -91,41 +116,51 @@ struct CommonArgs {
 }
 
 pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result<()> {
-    let config = args.common.configured()?;
-    let data_dir = data_folder(data_dir, &config.experiment);
-    let token = ControlToken::find(args.control_token_file.as_deref())?;
-    let serving = args.common.serving(Some(args.listen));
-    serving::serve(&config, &args.common.config, &data_dir, &serving, token.as_ref()).map_err(|error| {
+    let first = args.experiment.as_deref().map(|path| {
+        let config = Config::load(path)?;
+        anyhow::Ok((config, ConfigSource::read(path, &[])?))
+    });
+    let first = first.transpose()?;
+    let mut server = match (&args.config, &first) {
+        (Some(path), _) => ServerConfig::load(path)?,
+        (None, Some((config, _))) => ServerConfig::of_experiment(config),
+        (None, None) => ServerConfig::default(),
+    };
+    args.common.runtime.apply(&mut server.runtime);
+    let of_experiment = first.as_ref().and_then(|(config, _)| config.experiment.data_dir.as_deref());
+    let data_dir = paths::data_dir(data_dir.or(server.data_dir.as_deref()).or(of_experiment));
+    let options = ServerOptions {
+        roles: args.common.roles.clone(),
+        listen: args.listen,
+        until_finished: args.common.until_finished,
+        token: ControlToken::find(args.control_token_file.as_deref())?,
+    };
+    let first = first.map(|(config, source)| (config.experiment.name, source));
+    server::serve(server, &data_dir, &options, first).map_err(|error| {
         let again = suggestion::this_command(&[]);
         suggestion::with_fork(error, &data_dir, |name| format!("{again}    with {name} in the configuration"))
     })
 }
 
 pub(crate) fn work(data_dir: Option<&Path>, args: &WorkerArgs) -> anyhow::Result<()> {
-    let mut worker = WorkerConfig::load(&args.common.config)?;
+    let mut worker = args.config.as_deref().map(WorkerConfig::load).transpose()?.unwrap_or_default();
     args.common.runtime.apply(&mut worker.runtime);
-    let data_dir = data_folder(data_dir, &worker.experiment);
+    let data_dir = worker::data_dir(data_dir, &worker);
     let artifacts = worker.artifacts.open(&data_dir)?;
-    let config = match artifacts.shared() {
-        Some(_) => bundle::fetch(worker, &data_dir, &artifacts)?,
-        None => args.common.configured()?,
+    let source = match &args.config {
+        Some(path) if worker.experiment.is_some() && artifacts.shared().is_none() => {
+            let mut config = Config::load(path)?;
+            args.common.runtime.apply(&mut config.runtime);
+            config.validate()?;
+            Source::File(Box::new(config))
+        }
+        Some(_) | None => Source::Server,
     };
-    serving::work(&config, artifacts, &args.common.serving(args.listen))
-}
-
-fn data_folder(given: Option<&Path>, experiment: &ExperimentConfig) -> PathBuf {
-    paths::data_dir(given.or(experiment.data_dir.as_deref()))
-}
-
-impl CommonArgs {
-    fn configured(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(&self.config)?;
-        self.runtime.apply(&mut config.runtime);
-        config.validate()?;
-        Ok(config)
-    }
-
-    fn serving(&self, listen: Option<SocketAddr>) -> ServeOptions {
-        ServeOptions { roles: self.roles.clone(), listen, until_finished: self.until_finished }
-    }
+    let options = WorkerOptions {
+        roles: args.common.roles.clone(),
+        listen: args.listen,
+        until_finished: args.common.until_finished,
+        server: args.server.named()?,
+    };
+    worker::work(worker::Settings { worker, source, data_dir, artifacts }, options)
 }

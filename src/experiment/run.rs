@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_actors::{Ending, LeaseTimes, Pipeline, PipelineError, Resources, Roles, States, command_in_log};
+use dissent_actors::{Control, Ending, LeaseTimes, ModelCache, Pipeline, PipelineError, Resources, Roles, States, command_in_log};
 use dissent_domain::event_ids::finished_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -17,7 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::kept_settings::KeptSettings;
 use super::plan_fork::check_or_suggest;
-use crate::config::Config;
+use super::kept_config::KeptConfigs;
+use crate::config::{Config, ConfigSource};
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
@@ -25,6 +26,8 @@ use crate::experiment::start::{self, Backends};
 use crate::log_access::copies::{self, Copier};
 use crate::log_access::inbox;
 use crate::progress::ProgressView;
+use crate::serving::api::{Api, Service};
+use crate::serving::status::ServiceStatus;
 
 /// Time for work in progress to finish after the first signal.
 const GRACE: Duration = Duration::from_secs(8);
@@ -45,6 +48,7 @@ pub(crate) struct Run {
 /// If configuration, data or models are unusable, a step fails, or the user interrupts.
 pub(crate) fn run_experiment(
     config: &Config,
+    source: &ConfigSource,
     data_dir: &Path,
     waits_for_people: bool,
     view: &ProgressView,
@@ -59,6 +63,7 @@ pub(crate) fn run_experiment(
     let planned = plan::plan(config, &models, &artifacts, &kept)?;
     check_or_suggest(&*log, &planned.plan)?;
     let experiment = planned.plan.experiment.clone();
+    KeptConfigs::of(data_dir).keep(&experiment, source)?;
     if is_finished(&*log, &planned.plan)? {
         return Ok(Run { ending: Ending::Finished, experiment, log });
     }
@@ -72,13 +77,27 @@ pub(crate) fn run_experiment(
     }
     view.print_line("starting the policy and the proxy reward model");
     let broker = Arc::new(EmbeddedBroker::new(log.clone(), EmbeddedOptions::default()));
-    let inbox = waits_for_people.then(|| inbox::folder(data_dir, &experiment));
-    let lease = LeaseTimes::default();
-    let snapshots = Some(snapshots);
-    let backends = Backends { log: log.clone(), broker, artifacts, snapshots, inbox, lease, shared: false };
+    let cache = ModelCache::default();
+    let service_artifacts = artifacts.clone();
+    let backends = Backends {
+        log: log.clone(),
+        broker,
+        artifacts,
+        snapshots: Some(snapshots),
+        waits_for_people,
+        lease: LeaseTimes::default(),
+        shared: false,
+        cache: cache.clone(),
+        loads_models: true,
+    };
     let plan = planned.plan.clone();
     let resources = start::open(config, &models, planned, Roles::all(), backends)?;
-    let ending = actix::System::new().block_on(drive(&plan, resources, view))?;
+    let begin = |control| {
+        let status = Arc::new(ServiceStatus::new(cache));
+        let log = owned.clone();
+        api.begin(Service { control, log, artifacts: service_artifacts, status, orders: None, entry: None });
+    };
+    let ending = actix::System::new().block_on(drive(&plan, resources, view, begin))?;
     Ok(Run { ending, experiment, log })
 }
 
@@ -113,8 +132,14 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
 
 /// Runs the pipeline until the experiment finishes, waits for people, fails or is interrupted. The pipeline
 /// is drained in every case.
-async fn drive(plan: &Plan, resources: Resources, view: &ProgressView) -> anyhow::Result<Ending> {
+async fn drive(
+    plan: &Plan,
+    resources: Resources,
+    view: &ProgressView,
+    begin: impl FnOnce(Control),
+) -> anyhow::Result<Ending> {
     let mut pipeline = Pipeline::start(plan, resources).await?;
+    begin(pipeline.control());
     let cancel = pipeline.cancel_handle();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

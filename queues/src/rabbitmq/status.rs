@@ -37,6 +37,12 @@ pub struct BrokerStatus {
 }
 
 impl RabbitBroker {
+    /// Returns the prefix of the names of its queues.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.shared.options.prefix
+    }
+
     /// Returns the current status.
     #[must_use]
     pub fn status(&self) -> BrokerStatus {

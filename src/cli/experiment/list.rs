@@ -4,13 +4,30 @@ use std::io::Write as _;
 
 use dissent_domain::log::EventLog;
 
-use crate::history::overview::{ExperimentHistory, Overview};
-use crate::text::utc;
+use serde::Serialize;
 
-pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
+use crate::experiment::kept_config::{Halt, KeptConfigs};
+use crate::history::overview::{ExperimentHistory, Overview, State};
+use crate::text::{utc, visible};
+
+/// An experiment in the list.
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    overview: Overview,
+    /// Why the server halted it; `None` if it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    halted: Option<Halt>,
+}
+
+pub(super) fn run(log: &dyn EventLog, kept: &KeptConfigs, as_json: bool) -> anyhow::Result<()> {
     let mut overviews = Vec::new();
     for (experiment, _) in log.streams()? {
-        overviews.push(ExperimentHistory::read(log, &experiment, None)?.overview(&experiment));
+        let overview = ExperimentHistory::read(log, &experiment, None)?.overview(&experiment);
+        // A run that went on without the server has settled the matter.
+        let is_over = matches!(overview.state, State::Finished | State::Stopped | State::Cancelled);
+        let halted = kept.halted(&experiment)?.filter(|_| !is_over);
+        overviews.push(Row { overview, halted });
     }
     let mut out = std::io::stdout().lock();
     if as_json {
@@ -24,25 +41,30 @@ pub(super) fn run(log: &dyn EventLog, as_json: bool) -> anyhow::Result<()> {
         )?);
     }
     let width =
-        overviews.iter().map(|overview| overview.experiment.as_str().len()).max().unwrap_or(0).max(10);
+        overviews.iter().map(|row| row.overview.experiment.as_str().len()).max().unwrap_or(0).max(10);
     writeln!(
         out,
         "{:<width$}  {:<16}  {:>7}  {:<22}  {:>8}  {:>10}  {:>9}  started",
         "experiment", "state", "rounds", "step", "selected", "judgements", "events"
     )?;
-    for overview in &overviews {
+    for Row { overview, halted } in &overviews {
         let rounds = format!("{}/{}", overview.rounds_closed, overview.rounds_planned);
         writeln!(
             out,
             "{:<width$}  {:<16}  {rounds:>7}  {:<22}  {:>8}  {:>10}  {:>9}  {}",
             overview.experiment.as_str(),
-            overview.state.words(),
+            if halted.is_some() { "halted" } else { overview.state.words() },
             current_step(overview),
             overview.selected,
             overview.judgements,
             overview.events,
             utc(overview.started_us),
         )?;
+    }
+    for Row { overview, halted } in &overviews {
+        let Some(Halt { reason, at_us }) = halted else { continue };
+        let (name, since, reason) = (&overview.experiment, utc(*at_us), visible(reason));
+        writeln!(out, "{name} is halted since {since}: {reason}\n  to go on: dissent experiment retry {name}")?;
     }
     Ok(())
 }

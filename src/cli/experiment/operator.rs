@@ -21,6 +21,8 @@ use crate::log_access::open;
 
 /// Longest wait for the response of a server, which comes when the command is durable.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a server that opens models before it responds.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -71,6 +73,41 @@ pub(super) fn run(
         writeln!(out, "to resume it: dissent experiment resume {name}{option}")?;
     }
     Ok(())
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dissent experiment list                 shows halted experiments with their reasons
+  dissent experiment retry tone-demo
+
+A server halts an experiment whose step fails for good, such as a full disk or a missing model. Mend the cause, then retry.
+Other experiments are not affected. A restart of the server retries, too.")]
+pub(super) struct RetryArgs {
+    /// Name of the experiment, or its configuration.
+    #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
+    experiment: ExperimentArg,
+    /// Name of the operator, for the log of the server.
+    #[arg(long, env = "USER", default_value = "", hide_env_values = true)]
+    by: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) fn retry(data_dir: Option<&Path>, args: &RetryArgs, as_json: bool) -> anyhow::Result<()> {
+    let Target { experiment: name, data_dir } = args.experiment.target(data_dir)?;
+    check_length("--by", &args.by, BY_BYTES_MAX)?;
+    let LogAccess::Server(server) = args.server.log_access(&data_dir)? else {
+        let reason = format!("no server runs with the data folder {}: start one, which retries", data_dir.display());
+        return Err(BadInput(reason).into());
+    };
+    let path = format!("/api/v1/experiments/{name}/retry");
+    server.post(&path, json!({ "by": args.by }), LOADING_TIMEOUT)?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        return Ok(writeln!(out, "{}", json!({ "experiment": name }))?);
+    }
+    Ok(writeln!(out, "{name} goes on")?)
 }
 
 /// Checks the length of an option's text before a server does: the server's error would not name the option.

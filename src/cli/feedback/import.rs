@@ -10,7 +10,7 @@ use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Judgement;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::{Append, EventLog, ExpectedVersion, LogError};
+use dissent_domain::log::{Append, EventLog, ExpectedVersion};
 use dissent_storage::{APPEND_EVENTS_MAX, SledLog};
 use serde::Serialize;
 
@@ -20,9 +20,9 @@ use super::recorded::RecordedExperiment;
 use super::status::Status;
 use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::cli::paths::FileOrStream;
+use crate::cli::server::{self, LogAccess, Server};
 use crate::error::BadInput;
 use crate::jsonl::InputError;
-use crate::log_access::inbox;
 use crate::log_access::open;
 use crate::text::count;
 
@@ -43,6 +43,9 @@ pub(super) struct ImportArgs {
     json: bool,
 }
 
+/// Judgements sent to a server at once.
+const SENT_MAX: usize = 1000;
+
 /// Counts of an import.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Imported {
@@ -54,8 +57,6 @@ struct Imported {
     late: u64,
     /// Lines without a verdict.
     without_verdict: u64,
-    /// Judgements in the inbox of the run that has the log open, which checks them.
-    handed_over: u64,
 }
 
 pub(super) fn run(data_dir: Option<&Path>, args: &ImportArgs) -> anyhow::Result<()> {
@@ -64,12 +65,14 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ImportArgs) -> anyhow::Result<
     if let Some(experiment) = &experiment {
         check_experiment(&judged, experiment)?;
     }
-    match open::open_log(&data_dir) {
-        Ok(log) => import(&log, &judged, args.json),
-        Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
-            hand_over(&data_dir, &judged, args.json)
+    match server::writable(&data_dir)? {
+        LogAccess::Here(log) => import(&log, &judged, args.json, |name, state, events| {
+            append(&log, name, state, events)
+        }),
+        LogAccess::Server(server) => {
+            let log = open::read_log(&data_dir)?;
+            import(&*log, &judged, args.json, |name, _, events| send(&server, name, &events))
         }
-        Err(error) => Err(error),
     }
 }
 
@@ -112,7 +115,13 @@ fn judgement(e: &FeedbackReceived) -> Judgement {
     Judgement { verdict: e.verdict, is_unsafe: e.is_unsafe }
 }
 
-fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
+/// Checks the judgements of a file against a log, and passes the new ones of each experiment to `record`.
+fn import(
+    log: &dyn EventLog,
+    judged: &JudgementFile,
+    as_json: bool,
+    record: impl Fn(&ExperimentId, &mut RecordedExperiment, Vec<NewEvent>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let (by_experiment, mut imported) = by_experiment(judged)?;
     let mut decided = Vec::new();
     for (name, judgements) in by_experiment {
@@ -127,7 +136,7 @@ fn import(log: &SledLog, judged: &JudgementFile, as_json: bool) -> anyhow::Resul
     }
     // All lines are valid: an error before this point changes nothing.
     for (name, state, events) in &mut decided {
-        append(log, name, state, std::mem::take(events))?;
+        record(name, state, std::mem::take(events))?;
     }
     let statuses: Vec<Status> =
         decided.iter().map(|(_, state, _)| Status::of(state)).collect::<anyhow::Result<_>>()?;
@@ -209,17 +218,15 @@ fn append(
     Ok(())
 }
 
-/// Leaves the judgements for the run that has the log open, which checks them.
-fn hand_over(data_dir: &Path, judged: &JudgementFile, as_json: bool) -> anyhow::Result<()> {
-    let (by_experiment, mut imported) = by_experiment(judged)?;
-    for (name, judgements) in by_experiment {
-        let received: Vec<FeedbackReceived> =
-            judgements.iter().map(|entry| entry.judgement.clone()).collect();
-        inbox::put(data_dir, name, &received)
-            .with_context(|| format!("failed to write the judgements to {}", data_dir.display()))?;
-        imported.handed_over += received.len() as u64;
+/// Sends judgements to the process that has the log open. They are durable on return.
+fn send(server: &Server, name: &ExperimentId, events: &[NewEvent]) -> anyhow::Result<()> {
+    let judgement = |event: &NewEvent| Ok(FeedbackReceived::try_from(event.decode()?).ok());
+    let judgements: Vec<FeedbackReceived> =
+        events.iter().filter_map(|event| judgement(event).transpose()).collect::<anyhow::Result<_>>()?;
+    for part in judgements.chunks(SENT_MAX) {
+        server.judge(name, part)?;
     }
-    print(&imported, &[], as_json)
+    Ok(())
 }
 
 fn print(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Result<()> {
@@ -229,14 +236,7 @@ fn print(imported: &Imported, statuses: &[Status], as_json: bool) -> anyhow::Res
         return Ok(writeln!(out, "{value}")?);
     }
     let mut parts = Vec::new();
-    if imported.handed_over > 0 {
-        parts.push(format!(
-            "{} passed to the run that has the event log open, which records them or logs why it rejects them",
-            count(imported.handed_over, "judgement")
-        ));
-    } else {
-        parts.push(format!("{} recorded", count(imported.new, "judgement")));
-    }
+    parts.push(format!("{} recorded", count(imported.new, "judgement")));
     for (number, outcome) in [
         (imported.already_there, "recorded already"),
         (imported.late, "too late: the feedback of the round is settled"),

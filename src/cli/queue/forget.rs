@@ -7,40 +7,51 @@ use dissent_domain::id::ExperimentId;
 use dissent_queues::RabbitBroker;
 use dissent_storage::{SNAPSHOT_EVENTS, Snapshots};
 
-use super::connection::{rabbit, with_broker};
-use crate::cli::paths;
-use crate::config::Config;
+use super::connection::Connection;
 use crate::error::BadInput;
 use crate::experiment::start::snapshots_folder;
 use crate::log_access::open;
 
-/// Delete the queues and the history of a finished or cancelled experiment from RabbitMQ
+/// Delete the queues and the history of experiments from RabbitMQ
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dissent queue forget experiment.toml            after the end of the experiment and the stop of its server
+  dissent queue forget experiment.toml            after the end of the experiment
   dissent queue forget experiment.toml --force    at any time, even if processes still consume the queues
+  dissent queue forget experiment.toml --all      every queue and exchange of the installation, without a server
+  dissent queue forget experiment.toml --old      those that version 0.1 left under its prefix, `dissent`
 
-`dissent serve` does this itself if it is stopped after the end of the experiment and no worker is connected. The event log keeps
-everything: a server that starts again creates and fills new queues. Dead letters stay: see `dissent dead`.")]
+A server deletes the queues of an ended experiment itself once no worker follows it. The event log keeps everything: a server
+creates and fills new queues when it needs them.")]
 pub(super) struct ForgetArgs {
     /// Configuration of the experiment, with [broker] kind = "rabbitmq".
     #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Delete even if the experiment has not ended, its log is not here, or processes consume the queues.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["all", "old"])]
     force: bool,
+    /// Delete all queues and exchanges of the installation, with the dead letters. No server may run.
+    #[arg(long, conflicts_with = "old")]
+    all: bool,
+    /// Delete the queues and exchanges of version 0.1. No process of that version may run.
+    #[arg(long)]
+    old: bool,
+    /// Prefix of the queues of version 0.1.
+    #[arg(long, value_name = "PREFIX", default_value = "dissent", requires = "old")]
+    old_prefix: String,
 }
 
 pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<()> {
-    let config = Config::load(&args.config)?;
-    let rabbit = rabbit(&config)?;
-    let experiment = &config.experiment.name;
-    let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    if !args.force {
-        require_ended(&data_dir, experiment)?;
+    let prefix = args.old.then_some(args.old_prefix.as_str());
+    let connection = Connection::of(&args.config, data_dir, prefix)?;
+    if args.old || args.all {
+        return forget_all(&connection, args.old);
     }
-    let deleted = with_broker(rabbit, async |broker| {
+    let experiment = &connection.config.experiment.name;
+    if !args.force {
+        require_ended(&connection.data_dir, experiment)?;
+    }
+    let deleted = connection.with_broker(async |broker| {
         let names = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
         if !args.force {
             require_no_consumers(broker, &names).await?;
@@ -55,11 +66,29 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     Ok(())
 }
 
+/// Deletes everything of an installation, or everything that version 0.1 left.
+fn forget_all(connection: &Connection, old: bool) -> anyhow::Result<()> {
+    let experiments = connection.experiments();
+    let groups: Vec<String> = experiments.iter().flat_map(dissent_actors::groups).collect();
+    let deleted = connection.with_broker(async |broker| {
+        Ok(match old {
+            true => broker.delete_old(&experiments, &groups).await?,
+            false => broker.delete_all(&experiments, &groups).await?,
+        })
+    })?;
+    let mut out = std::io::stdout().lock();
+    deleted.iter().try_for_each(|found| writeln!(out, "deleted {}", found.name))?;
+    if deleted.is_empty() {
+        writeln!(out, "nothing to delete")?;
+    }
+    Ok(())
+}
+
 fn require_ended(data_dir: &Path, experiment: &ExperimentId) -> anyhow::Result<()> {
-    let log = open::open_log(data_dir)?;
-    open::require_experiment(&log, experiment)?;
+    let log = open::read_log(data_dir)?.shared();
+    open::require_experiment(&*log, experiment)?;
     let snapshots = Snapshots::new(snapshots_folder(data_dir));
-    let state = snapshots.resume(&log, experiment, SNAPSHOT_EVENTS)?;
+    let state = snapshots.resume(&*log, experiment, SNAPSHOT_EVENTS)?;
     if state.experiment().is_over() {
         return Ok(());
     }

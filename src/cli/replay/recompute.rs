@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dissent_actors::{Difference, Recomputed, Tally};
-use dissent_actors::{LeaseTimes, Roles, recompute};
+use dissent_actors::{LeaseTimes, ModelCache, Roles, recompute};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
@@ -75,9 +75,17 @@ pub(super) fn run(
     let plan = planned.plan.clone();
     // The steps need a broker, but a recomputation sends no message.
     let broker = Arc::new(EmbeddedBroker::new(Arc::new(MemoryLog::new()), EmbeddedOptions::default()));
-    let lease = LeaseTimes::default();
-    let backends =
-        Backends { log: log.clone(), broker, artifacts, snapshots: None, inbox: None, lease, shared: false };
+    let backends = Backends {
+        log: log.clone(),
+        broker,
+        artifacts,
+        snapshots: None,
+        waits_for_people: false,
+        lease: LeaseTimes::default(),
+        shared: false,
+        cache: ModelCache::default(),
+        loads_models: true,
+    };
     let resources = start::open(&config, &models, planned, Roles::all(), backends)?;
     let events = log.streams()?.into_iter().find(|(name, _)| name == experiment).map_or(0, |(_, last)| last);
     let mut bar = CountingView::new(events, "events");

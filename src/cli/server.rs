@@ -1,29 +1,31 @@
 //! Control requests from the command line to a running server.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dissent_domain::log::LogError;
 use dissent_storage::SledLog;
 use http_body_util::Full;
-use hyper::Request;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use hyper::{Request, StatusCode};
 use serde_json::Value;
 
-use super::http_client::{self, Endpoint, Response};
 use crate::error::BadInput;
-use crate::log_access::open;
+use crate::http_client::{self, Endpoint, HttpError, Response};
+use crate::log_access::open::{self, WritableLog};
 use crate::serving::control_token::ControlToken;
 use crate::text::shell_word;
 
 /// Default address of a server.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:9464";
+/// Wait before a request is sent again to a server that has no free connection.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Options that name a server and its control token.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// Server that has the event log open [default: http://127.0.0.1:9464 if the log is in use]
+    /// Server that has the event log open: http://HOST:PORT or unix:PATH [default: the process that has the
+    /// log of the data folder open]
     #[arg(long, env = "DISSENT_SERVER", value_name = "URL")]
     server: Option<String>,
     /// File with the control token of the server; DISSENT_CONTROL_TOKEN overrides it.
@@ -44,13 +46,24 @@ pub(crate) enum LogAccess {
 pub(crate) struct Server {
     endpoint: Endpoint,
     token: Option<ControlToken>,
-    /// The data folder of the log; none if the user named the server.
-    data: Option<PathBuf>,
+    found: Found,
+}
+
+/// How a server was found.
+#[derive(Debug)]
+enum Found {
+    /// The user named it.
+    Named,
+    /// By the socket in the data folder of its log.
+    Door,
+    /// Nobody answers at the socket. A server with the log of this data folder may listen at the default
+    /// address.
+    Guessed(PathBuf),
 }
 
 impl ServerArgs {
-    /// Returns the server that the user named. Without a named server, opens the log, or returns the local
-    /// server if the log is in use.
+    /// Returns the server that the user named. Without a named server, opens the log, or returns the process
+    /// that has it open.
     ///
     /// # Errors
     /// If the log cannot be opened for another reason, or an argument is invalid.
@@ -58,17 +71,22 @@ impl ServerArgs {
         if let Some(url) = &self.server {
             let endpoint =
                 Endpoint::parse(url).map_err(|reason| BadInput(format!("--server {url}: {reason}")))?;
-            return Ok(LogAccess::Server(Server { endpoint, token: self.token()?, data: None }));
+            let server = Server { endpoint, token: self.token()?, found: Found::Named };
+            return Ok(LogAccess::Server(server));
         }
-        match open::open_log(data_dir) {
-            Ok(log) => Ok(LogAccess::Here(log)),
-            Err(error) if matches!(error.downcast_ref(), Some(LogError::InUse(_))) => {
-                let data = Some(data_dir.canonicalize().context("failed to find the data folder")?);
+        Ok(match open::writable(data_dir)? {
+            WritableLog::Here(log) => LogAccess::Here(log),
+            WritableLog::Door(socket) => LogAccess::Server(Server {
+                endpoint: Endpoint::Unix(socket),
+                token: None,
+                found: Found::Door,
+            }),
+            WritableLog::InUse => {
+                let folder = data_dir.canonicalize().context("failed to find the data folder")?;
                 let endpoint = Endpoint::Tcp(DEFAULT_ADDRESS.to_owned());
-                Ok(LogAccess::Server(Server { endpoint, token: self.token()?, data }))
+                LogAccess::Server(Server { endpoint, token: self.token()?, found: Found::Guessed(folder) })
             }
-            Err(error) => Err(error),
-        }
+        })
     }
 
     /// Returns the option that names the server in a suggested command, if the user named one.
@@ -85,24 +103,25 @@ impl Server {
     /// Whether the server has the log of this data folder open. A server that the user named may have
     /// another.
     pub(crate) fn has_this_folder(&self) -> bool {
-        self.data.is_some()
+        !matches!(self.found, Found::Named)
     }
 
-    /// Sends a control request and returns the body of the response.
+    /// Returns the path of requests for a backup. Every process makes one at the door of its log.
+    pub(crate) fn backup_path(&self) -> &'static str {
+        if let Found::Door = self.found { "/api/v1/log/backup" } else { "/backup" }
+    }
+
+    /// Sends a control request and returns the body of the response. A server without a free connection is
+    /// asked again, until `time_limit`.
     ///
     /// # Errors
     /// If the server does not respond within `time_limit`, or responds with an error.
     pub(crate) fn post(&self, path: &str, mut body: Value, time_limit: Duration) -> anyhow::Result<Value> {
-        if let (Some(data), Some(body)) = (&self.data, body.as_object_mut()) {
-            body.insert("data".to_owned(), serde_json::to_value(data)?);
+        if let (Found::Guessed(folder), Some(body)) = (&self.found, body.as_object_mut()) {
+            body.insert("data".to_owned(), serde_json::to_value(folder)?);
         }
-        let mut request = Request::post(path).header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, token.bearer());
-        }
-        let request = request.body(Full::from(body.to_string()))?;
-        let Response { status, body } =
-            http_client::send(&self.endpoint, request, time_limit).with_context(|| self.no_response())?;
+        let response = self.exchange(path, &body.to_string(), time_limit);
+        let Response { status, body, .. } = response.with_context(|| self.no_response())?;
         let response: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(response);
@@ -114,15 +133,35 @@ impl Server {
         if status.is_client_error() { Err(BadInput(message).into()) } else { anyhow::bail!(message) }
     }
 
+    fn exchange(&self, path: &str, body: &str, time_limit: Duration) -> Result<Response, HttpError> {
+        let begun = Instant::now();
+        loop {
+            let mut request = Request::post(path).header(CONTENT_TYPE, "application/json");
+            if let Some(token) = &self.token {
+                request = request.header(AUTHORIZATION, token.bearer());
+            }
+            let request = request.body(Full::from(body.to_owned())).map_err(HttpError::Request)?;
+            let left = time_limit.saturating_sub(begun.elapsed());
+            let response = http_client::send(&self.endpoint, request, left)?;
+            // The request was not looked at, so it can be sent again.
+            let is_busy = response.status == StatusCode::SERVICE_UNAVAILABLE
+                && response.headers.contains_key(RETRY_AFTER);
+            if !is_busy || begun.elapsed() + BUSY_PAUSE >= time_limit {
+                return Ok(response);
+            }
+            std::thread::sleep(BUSY_PAUSE);
+        }
+    }
+
     fn no_response(&self) -> String {
-        match &self.data {
-            Some(data) => format!(
+        match &self.found {
+            Found::Guessed(folder) => format!(
                 "the event log of {} is in use, and no server responds at {}: name the server with --server, or stop \
-                 `dissent run`",
-                data.display(),
+                 the process that has the log open",
+                folder.display(),
                 self.endpoint
             ),
-            None => format!("failed to query the server at {}", self.endpoint),
+            Found::Door | Found::Named => format!("failed to query the server at {}", self.endpoint),
         }
     }
 }

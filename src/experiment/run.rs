@@ -22,8 +22,8 @@ use crate::error::Interrupted;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::start::{self, Backends};
-use crate::log_access::copies::{self, Copier};
-use crate::log_access::inbox;
+use crate::log_access::door::LocalDoor;
+use crate::log_access::{inbox, open};
 use crate::progress::ProgressView;
 
 /// Time for work in progress to finish after the first signal.
@@ -49,8 +49,8 @@ pub(crate) fn run_experiment(
     waits_for_people: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let owned = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
-    let _copier = Copier::start(owned.clone(), data_dir)?;
+    let owned = Arc::new(open::open_for_writing(data_dir)?);
+    let _door = LocalDoor::start(owned.clone(), data_dir, axum::Router::new())?;
     let log: Arc<dyn EventLog> = owned;
     let artifacts = config.artifacts.open(data_dir)?;
     view.print_line("opening the models");

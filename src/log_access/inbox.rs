@@ -1,6 +1,7 @@
 //! The inbox of judgements that are imported while a run has the event log open: a folder that the run polls.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use dissent_domain::event::FeedbackReceived;
@@ -30,7 +31,11 @@ pub(crate) fn put(
         lines.push(b'\n');
     }
     let name = blake3::hash(&lines).to_hex();
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".partial").tempfile_in(&folder)?;
+    let mut file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o640))
+        .prefix(".")
+        .suffix(".partial")
+        .tempfile_in(&folder)?;
     io::Write::write_all(&mut file, &lines)?;
     file.as_file().sync_all()?;
     let path = folder.join(format!("{name}.jsonl"));

@@ -17,7 +17,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use dissent_actors::{CommandError, CommandOutcome, Control};
@@ -129,6 +129,17 @@ async fn read_within(
 }
 
 impl ControlApi {
+    /// Returns the same state for requests at the Unix socket of the data folder.
+    pub(super) fn of_unix_socket(&self) -> Self {
+        Self {
+            control: self.control.clone(),
+            log: self.log.clone(),
+            data_dir: self.data_dir.clone(),
+            access: AccessCheck::of_unix_socket(),
+            backup_lock: self.backup_lock.clone(),
+        }
+    }
+
     /// Checks the access of a request, and parses its body.
     ///
     /// # Errors
@@ -136,7 +147,7 @@ impl ControlApi {
     fn authorize(&self, headers: &HeaderMap, body: &[u8]) -> Result<ControlRequest, Problem> {
         self.access.check(headers)?;
         // A form in a page cannot send this content type.
-        if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        if !headers.get(header::CONTENT_TYPE).is_some_and(is_json) {
             let reason = "unsupported content type: send a body of application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
@@ -150,6 +161,12 @@ impl ControlApi {
         }
         Ok(request)
     }
+}
+
+/// Whether a content type is JSON, with any parameters.
+fn is_json(kind: &HeaderValue) -> bool {
+    let essence = kind.to_str().ok().and_then(|kind| kind.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn problem_of(error: CommandError) -> Problem {
@@ -168,6 +185,20 @@ fn json_response(value: &Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_accepted_with_parameters_and_in_any_case() {
+        for (kind, accepted) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/json;charset=\"utf-8\"", true),
+            ("application/jsonl", false),
+            ("text/plain; a=application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json(&HeaderValue::from_static(kind)), accepted, "{kind}");
+        }
+    }
 
     #[tokio::test]
     async fn a_late_body_is_refused() {

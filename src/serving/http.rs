@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::accept::{self, Limits};
+use super::access::AccessCheck;
 use super::control::{self, ControlApi};
 use super::metrics;
 use super::problem::Problem;
@@ -34,10 +36,23 @@ pub(super) async fn listen(
         .await
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
+    let access =
+        control_api.as_ref().map_or_else(|| AccessCheck::new(address, None), |api| api.access.clone());
+    let readable = Router::new().route("/metrics", get(scrape)).route_layer(from_fn(
+        move |request: Request, next: Next| {
+            let checked = access.check_reader(request.headers());
+            async move {
+                match checked {
+                    Ok(()) => next.run(request).await,
+                    Err(problem) => problem.into_response(),
+                }
+            }
+        },
+    ));
     let routes = Router::new()
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(scrape))
+        .merge(readable)
         .with_state(status);
     let routes = match control_api {
         Some(control_api) => {

@@ -1,7 +1,7 @@
 //! Runs an experiment as a service: the server, which writes the history, and the workers, which share its
 //! steps.
 
-mod accept;
+pub(crate) mod accept;
 mod access;
 mod broker_handle;
 mod control;
@@ -9,8 +9,8 @@ pub(crate) mod control_token;
 mod http;
 mod metrics;
 mod plan_checked_history;
-mod problem;
-mod request_id;
+pub(crate) mod problem;
+pub(crate) mod request_id;
 mod status;
 
 use std::net::SocketAddr;
@@ -36,8 +36,8 @@ use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::plan_fork::check_or_suggest;
 use crate::experiment::start::{self, Backends};
-use crate::log_access::copies::{self, Copier};
-use crate::log_access::inbox;
+use crate::log_access::door::LocalDoor;
+use crate::log_access::{inbox, open};
 use crate::serving::control_token::ControlToken;
 use access::AccessCheck;
 use broker_handle::BrokerHandle;
@@ -72,8 +72,8 @@ pub(crate) fn serve(
     serving: &ServeOptions,
     token: Option<&ControlToken>,
 ) -> anyhow::Result<()> {
-    let sled_log = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
-    let _copier = Copier::start(sled_log.clone(), data_dir)?;
+    let sled_log = Arc::new(open::open_for_writing(data_dir)?);
+    let door = LocalDoor::start(sled_log.clone(), data_dir, axum::Router::new())?;
     let log: Arc<dyn EventLog> = sled_log.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;
@@ -98,6 +98,9 @@ pub(crate) fn serve(
             access: AccessCheck::new(listen, token),
             backup_lock: Arc::default(),
         });
+        if let Some(control_api) = &control_api {
+            door.set_more(control::routes(Arc::new(control_api.of_unix_socket())));
+        }
         let served = RunningService::begin(pipeline.health(), broker.clone(), serving, control_api).await?;
         let (cancel, failure) =
             (pipeline.cancel_handle(), async { pipeline.finished().await.map(|_: Ending| ()) });

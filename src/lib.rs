@@ -11,6 +11,7 @@ mod files;
 mod forecast;
 pub mod gold;
 mod history;
+mod http_client;
 mod installation;
 pub mod jsonl;
 mod log_access;
@@ -21,6 +22,7 @@ pub mod report;
 #[path = "../tests/support/required.rs"]
 mod required;
 mod serving;
+mod socket_path;
 pub mod study;
 mod telemetry;
 mod text;

@@ -13,6 +13,7 @@ mod first_day;
 mod history;
 mod layering;
 mod lift;
+mod local_door;
 mod memory;
 mod operator;
 mod opponents;

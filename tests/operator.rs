@@ -250,9 +250,11 @@ fn operator_commands_over_http_need_authorisation() {
             assert_eq!(serde_json::from_str::<Value>(&refused).unwrap()["status"], status);
         }
         let listed = succeeded(lab.dissent("data", &["experiment", "list"]));
-        assert!(String::from_utf8(listed.stderr).unwrap().contains("copy"), "the server has the log open");
-        let locked = lab.dissent("data", &["log", "verify"]).output().unwrap();
-        assert_eq!(locked.status.code(), Some(1), "only the server opens the log itself");
+        assert!(
+            String::from_utf8(listed.stderr).unwrap().contains("through it"),
+            "the server has the log open"
+        );
+        succeeded(lab.dissent("data", &["log", "verify"]));
     }
     {
         let server = Server::start(&lab, "data", "0.0.0.0:0", None);

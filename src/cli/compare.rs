@@ -105,7 +105,8 @@ fn read(data_dir: Option<&Path>, experiments: &[ExperimentRef]) -> anyhow::Resul
 fn read_folder(runs: &[(usize, &Target)]) -> anyhow::Result<Vec<(usize, RunFigures)>> {
     let Some((_, Target { data_dir, .. })) = runs.first() else { return Ok(Vec::new()) };
     let log = open::read_log(data_dir)?;
-    let snapshots = Snapshots::new(snapshots_folder(data_dir));
+    let folder = snapshots_folder(data_dir);
+    let snapshots = if log.is_remote() { Snapshots::read_only(folder) } else { Snapshots::new(folder) };
     let figures = runs.iter().map(|(index, Target { experiment, data_dir })| {
         open::require_experiment(&*log, experiment)?;
         let name = data_dir.display().to_string();

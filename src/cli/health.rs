@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use http_body_util::Full;
 use hyper::Request;
 
-use super::http_client::{self, Endpoint};
+use crate::http_client::{self, Endpoint};
 
 /// Longest wait for the response.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
-use dissent_storage::{Salvage, SledLog, SledOptions, transfer};
+use dissent_storage::{Salvage, transfer};
 use serde_json::json;
 
 use crate::cli::experiment_arg::{self, ExperimentArg, ExperimentRef};
@@ -21,7 +21,7 @@ use crate::error::BadInput;
 use output::print_line;
 
 use crate::history::table::{COLUMNS, Table};
-use crate::log_access::open;
+use crate::log_access::open::{self, ReadLog};
 
 /// Verify, show, compare, export, import and back up the event log
 #[derive(Debug, clap::Args)]
@@ -51,8 +51,7 @@ pub(crate) struct LogArgs {
 enum LogCommand {
     /// Check the whole log: checksums, positions, indices, the tail file
     Verify,
-    /// Count events, streams and bytes. While another process has the log open, bytes are those of a compact
-    /// copy
+    /// Count events, streams and bytes
     Stat,
     /// Print the newest events
     Tail {
@@ -118,8 +117,8 @@ ids are not compared. The output shows:
 pub(crate) fn run(data: Option<&Path>, args: &LogArgs) -> anyhow::Result<()> {
     let data_dir = &paths::data_dir(data);
     match &args.command {
-        LogCommand::Verify => verify(&open::open_log(data_dir)?, args.json),
-        LogCommand::Stat => stat(&*open::read_log(data_dir)?, args.json),
+        LogCommand::Verify => verify(&open::read_log(data_dir)?, args.json),
+        LogCommand::Stat => stat(&open::read_log(data_dir)?, args.json),
         LogCommand::Tail { count, experiment } => {
             let (experiment, data_dir) = experiment_arg::optional(experiment.as_ref(), data)?;
             tail(&*open::read_log(&data_dir)?, *count, experiment.as_ref(), args.json)
@@ -139,7 +138,7 @@ pub(crate) fn run(data: Option<&Path>, args: &LogArgs) -> anyhow::Result<()> {
     }
 }
 
-fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
+fn verify(log: &ReadLog, as_json: bool) -> anyhow::Result<()> {
     let report = log.verify()?;
     let findings: Vec<_> = report
         .findings
@@ -171,7 +170,7 @@ fn verify(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
     Err(LogError::corrupt(LogPart::Events, summary).into())
 }
 
-fn stat(log: &SledLog, as_json: bool) -> anyhow::Result<()> {
+fn stat(log: &ReadLog, as_json: bool) -> anyhow::Result<()> {
     let stat = log.stat()?;
     let value = json!({
         "events": stat.events,
@@ -207,7 +206,12 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn tail(log: &SledLog, count: u64, experiment: Option<&ExperimentId>, as_json: bool) -> anyhow::Result<()> {
+fn tail(
+    log: &dyn EventLog,
+    count: u64,
+    experiment: Option<&ExperimentId>,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let limit = usize::try_from(count)?;
     let events = match experiment {
         None => log.read(log.head().saturating_sub(count), limit)?,
@@ -303,7 +307,7 @@ fn import(data_dir: &Path, file: &Path, as_json: bool) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let log = SledLog::open(open::log_dir(data_dir), &SledOptions::default())?;
+    let log = open::open_for_writing(data_dir)?;
     let imported = transfer::import(&log, file)?;
     print_line(
         as_json,

@@ -10,13 +10,12 @@ mod experiment_arg;
 mod feedback;
 mod generate;
 mod health;
-mod http_client;
 mod init;
 mod interrupt;
 mod lift;
 mod log;
 mod model;
-mod paths;
+pub(crate) mod paths;
 mod point_args;
 mod queue;
 mod replay;
@@ -27,7 +26,7 @@ mod runtime_args;
 mod schema;
 mod score;
 mod serve;
-mod server;
+pub(crate) mod server;
 mod spelling;
 mod study;
 mod suggestion;
@@ -43,6 +42,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use paths::data_dir;
 
 use crate::error::FailureKind;
+use crate::files;
+use crate::log_access::ownership;
 use crate::telemetry::{self, LogFormat, Settings, Telemetry};
 
 /// Shown at the end of `dissent --help`.
@@ -111,11 +112,46 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
+impl Command {
+    /// Whether the command writes files into a data folder.
+    fn writes_data_folder(&self) -> bool {
+        match self {
+            Self::Run(_)
+            | Self::Serve(_)
+            | Self::Worker(_)
+            | Self::Feedback(_)
+            | Self::Study(_)
+            | Self::Report(_)
+            | Self::Lift(_)
+            | Self::Compare(_)
+            | Self::Experiment(_)
+            | Self::Log(_)
+            | Self::Replay(_)
+            | Self::Queue(_) => true,
+            Self::Init(_)
+            | Self::Schema(_)
+            | Self::Generate(_)
+            | Self::Score(_)
+            | Self::Detect(_)
+            | Self::Train(_)
+            | Self::Eval(_)
+            | Self::Model(_)
+            | Self::Dead(_)
+            | Self::Doctor(_)
+            | Self::Health(_)
+            | Self::Completions(_) => false,
+        }
+    }
+}
+
 /// Parses the command line, runs the command, prints its error, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = spelling::with_hidden(Cli::command()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if cli.command.writes_data_folder() {
+        files::restrict_modes();
+    }
     let mut telemetry = match Telemetry::start(&cli.telemetry()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
@@ -124,6 +160,7 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = run(&cli);
+    ownership::give_back_all();
     telemetry.finish();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

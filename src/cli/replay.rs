@@ -22,7 +22,7 @@ use crate::config::ExperimentConfig;
 use crate::error::BadInput;
 use crate::experiment::start;
 use crate::history::{self, settings::Setting};
-use crate::log_access::open;
+use crate::log_access::open::{self, ReadLog};
 
 /// Rebuild experiments from their events, verify or recompute them, or select with other settings
 #[derive(Debug, clap::Args)]
@@ -143,7 +143,8 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &ReplayArgs) -> anyhow::Result<
             return Err(BadInput(reason.to_owned()).into());
         }
         let at = args.point.of_whole_log()?;
-        return verify::run(&*open::read_log(data_dir)?, &snapshots(data_dir), at, args.json);
+        let log = open::read_log(data_dir)?;
+        return verify::run(&*log, &snapshots(data_dir, &log), at, args.json);
     };
     let log = open::read_log(data_dir)?;
     open::require_experiment(&*log, experiment)?;
@@ -157,10 +158,10 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &ReplayArgs) -> anyhow::Result<
     let begun = Instant::now();
     let replay = if args.verify {
         let mut replay = Replay::verifying();
-        verify::each(&*log, &snapshots(data_dir), experiment, at, &mut replay)?;
+        verify::each(&*log, &snapshots(data_dir, &log), experiment, at, &mut replay)?;
         replay
     } else {
-        replay(&*log, &snapshots(data_dir), experiment, at)?
+        replay(&*log, &snapshots(data_dir, &log), experiment, at)?
     };
     let outcome = outcome(&replay, experiment, begun.elapsed().as_secs_f64());
     let mut out = std::io::stdout().lock();
@@ -172,8 +173,9 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &ReplayArgs) -> anyhow::Result<
     Ok(())
 }
 
-fn snapshots(data_dir: &Path) -> Snapshots {
-    Snapshots::new(start::snapshots_folder(data_dir))
+fn snapshots(data_dir: &Path, log: &ReadLog) -> Snapshots {
+    let folder = start::snapshots_folder(data_dir);
+    if log.is_remote() { Snapshots::read_only(folder) } else { Snapshots::new(folder) }
 }
 
 fn replay(

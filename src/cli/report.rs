@@ -23,8 +23,8 @@ Examples:
   dissent report demo --format json | jq .figures   every figure, for programs
   dissent report experiment.toml --explain 5        what moves the models: tokens and sentences of the top conflicts
 
-The report needs the event log only, and the experiment may be unfinished. While a run or a server has the log open, that process
-gives the command a copy.")]
+The report needs the event log only, and the experiment may be unfinished. While a run or a server has the log open, the command
+reads the log through that process.")]
 pub(crate) struct ReportArgs {
     /// Name of the experiment, or its configuration.
     #[arg(value_name = "EXPERIMENT|CONFIG.toml")]
@@ -74,7 +74,10 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &ReportArgs) -> anyhow::Result<
     match output(&target, args) {
         None => stdout.write_all(content.as_bytes()).context("failed to write to stdout"),
         Some(path) => {
-            files::write(&content, &path)?;
+            match args.output {
+                Some(_) => files::write(&content, &path)?,
+                None => files::write_in_data_folder(&content, &path)?,
+            }
             writeln!(stdout, "{}", paths::shortened(&path).display()).context("failed to write to stdout")
         }
     }

@@ -51,7 +51,7 @@ impl WorkerConfig {
         let of_others = [fields::<Config>(), fields::<ServerConfig>()];
         // Sections for the server only; unknown sections are rejected below.
         let is_of_others = |name: &str| of_others.iter().any(|others| others.contains(&name));
-        sections.retain(|name, _| own.contains(&name.as_str()) || !is_of_others(name));
+        sections.retain(|name, _| own.contains(&name) || !is_of_others(name));
         let mut worker: Self = sections.try_into()?;
         worker.broker.validate()?;
         worker.artifacts.validate()?;

@@ -23,8 +23,8 @@ use crate::error::Interrupted;
 use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::start::{self, Backends};
-use crate::log_access::copies::{self, Copier};
-use crate::log_access::inbox;
+use crate::log_access::door::LocalDoor;
+use crate::log_access::open;
 use crate::progress::ProgressView;
 use crate::serving::api::{Api, Service};
 use crate::serving::status::ServiceStatus;
@@ -53,9 +53,10 @@ pub(crate) fn run_experiment(
     waits_for_people: bool,
     view: &ProgressView,
 ) -> anyhow::Result<Run> {
-    let owned = Arc::new(copies::open_for_writing(&data_dir.join("log"))?);
-    let _copier = Copier::start(owned.clone(), data_dir)?;
-    let log: Arc<dyn EventLog> = owned;
+    let owned = Arc::new(open::open_for_writing(data_dir)?);
+    let api = Api::of(data_dir);
+    let _door = LocalDoor::start(owned.clone(), data_dir, api.local_routes())?;
+    let log: Arc<dyn EventLog> = owned.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     view.print_line("opening the models");
     let kept = KeptSettings::of_experiment(&*log, &config.experiment.name)?;

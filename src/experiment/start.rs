@@ -1,6 +1,6 @@
 //! Opening the sessions of models, for the roles of this process only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::error::Interrupted;
+use crate::files::output_permissions;
 
 /// A failure to write output.
 #[derive(Debug, thiserror::Error)]
@@ -116,14 +117,9 @@ fn create_sink(path: &Path) -> io::Result<Sink> {
         Ok(_) | Err(_) => {}
     }
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".dissent-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // The permissions of any new file, minus the umask. The default of temporary files is owner only.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let temporary = BufWriter::with_capacity(1 << 16, builder.tempfile_in(folder(&target))?);
+    let temporary = builder.prefix(".dissent-").suffix(".partial").tempfile_in(folder(&target))?;
+    temporary.as_file().set_permissions(output_permissions())?;
+    let temporary = BufWriter::with_capacity(1 << 16, temporary);
     Ok(Sink::File { temporary, target })
 }
 

@@ -43,10 +43,11 @@ pub fn json(data: &ReportData) -> anyhow::Result<String> {
     Ok(text::ascii_controls(serde_json::to_string(data)?) + "\n")
 }
 
-/// Writes the report as an HTML page, atomically. Creates the folder if it does not exist.
+/// Writes the report as an HTML page into a data folder, atomically. Creates the folder of the file if it is
+/// missing.
 ///
 /// # Errors
 /// If the folder or the file cannot be written.
 pub fn write_html(data: &ReportData, path: &Path) -> anyhow::Result<()> {
-    files::write(html(data)?, path)
+    files::write_in_data_folder(html(data)?, path)
 }

@@ -14,23 +14,39 @@ use super::problem::Problem;
 use crate::serving::control_token::{ControlToken, VARIABLE};
 
 /// Decides whether a control request is accepted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct AccessCheck {
     /// Hash of the expected `Authorization` header. Two hashes are compared in constant time.
     token: Option<blake3::Hash>,
-    /// Whether only this host can connect.
-    is_local: bool,
+    listener: Listener,
+}
+
+/// The socket at which requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    /// A Unix socket. The file system has decided who connects.
+    Unix,
+    /// An address that only this host reaches, and thus also pages in its browsers.
+    Loopback,
+    /// Any other address.
+    Public,
 }
 
 impl AccessCheck {
     pub(super) fn new(listen: SocketAddr, token: Option<&ControlToken>) -> Self {
         let token = token.map(|token| blake3::hash(token.bearer().as_bytes()));
-        Self { token, is_local: listen.ip().is_loopback() }
+        let listener = if listen.ip().is_loopback() { Listener::Loopback } else { Listener::Public };
+        Self { token, listener }
+    }
+
+    /// Accepts every request, at a Unix socket.
+    pub(super) fn of_unix_socket() -> Self {
+        Self { token: None, listener: Listener::Unix }
     }
 
     /// Whether any control request can be accepted.
     pub(super) fn accepts_some(&self) -> bool {
-        self.token.is_some() || self.is_local
+        self.token.is_some() || self.listener != Listener::Public
     }
 
     /// Accepts or refuses a control request by its headers.
@@ -38,6 +54,9 @@ impl AccessCheck {
     /// # Errors
     /// The response to a request that is refused.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.listener == Listener::Unix {
+            return Ok(());
+        }
         if headers.contains_key(ORIGIN) {
             return Err(Problem::forbidden(
                 "a browser page may not send control requests: use the `dissent` command",
@@ -53,20 +72,35 @@ impl AccessCheck {
                 )))
             };
         }
-        if !self.is_local {
+        if self.listener == Listener::Public {
             return Err(Problem::forbidden(format!(
                 "a server on a public address refuses control requests without a control token: set {VARIABLE} or \
                  --control-token-file, or --listen on 127.0.0.1"
             )));
         }
-        if text(headers, &HOST).is_some_and(is_this_host) {
-            Ok(())
-        } else {
-            Err(Problem::forbidden(
-                "the header Host does not name this host: use localhost, or give the server a control token",
-            ))
-        }
+        check_host(headers)
     }
+
+    /// Accepts or refuses a request that only reads, by its headers. Without a token, a page in a browser on
+    /// this host could read the answer, if the name of its site resolves to this host.
+    ///
+    /// # Errors
+    /// The response to a request that is refused.
+    pub(super) fn check_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.token.is_none() && self.listener == Listener::Loopback {
+            return check_host(headers);
+        }
+        Ok(())
+    }
+}
+
+fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
+    if text(headers, &HOST).is_some_and(is_this_host) {
+        return Ok(());
+    }
+    Err(Problem::forbidden(
+        "the header Host does not name this host: use localhost, or give the server a control token",
+    ))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

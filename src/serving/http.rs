@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::accept::{self, Limits};
+use super::access::AccessCheck;
 use super::metrics;
 use super::problem::Problem;
 use super::request_id;
@@ -27,23 +29,35 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(super) async fn listen(
     address: SocketAddr,
     status: Arc<ServiceStatus>,
+    access: AccessCheck,
     more: Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
-    let routes = request_id::with_request_ids(routes(status).merge(more));
+    let routes = request_id::with_request_ids(routes(status, access).merge(more));
     tokio::spawn(accept::serve(listener, routes, Limits::default()));
     tracing::info!(%address, "listening");
     Ok(address)
 }
 
-fn routes(status: Arc<ServiceStatus>) -> Router {
+fn routes(status: Arc<ServiceStatus>, access: AccessCheck) -> Router {
+    let readable = Router::new().route("/metrics", get(scrape)).route_layer(from_fn(
+        move |request: Request, next: Next| {
+            let checked = access.check_reader(request.headers());
+            async move {
+                match checked {
+                    Ok(()) => next.run(request).await,
+                    Err(problem) => problem.into_response(),
+                }
+            }
+        },
+    ));
     Router::new()
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(scrape))
+        .merge(readable)
         .with_state(status)
 }
 

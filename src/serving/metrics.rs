@@ -87,7 +87,10 @@ pub(super) async fn text(status: &ServiceStatus) -> Result<String, std::fmt::Err
 fn shown(status: &ServiceStatus) -> Vec<Shown> {
     let of = |(name, hosting): (ExperimentId, Hosting)| {
         let (progress, is_halted, health) = match hosting {
-            Hosting::Running(health) => (health.progress.borrow().clone(), false, Some(health)),
+            Hosting::Running(health) => {
+                let progress = health.progress.borrow().clone();
+                (progress, false, Some(health))
+            }
             Hosting::Ended(progress) => (progress, false, None),
             Hosting::Halted(_) => (Progress::default(), true, None),
             Hosting::Loading | Hosting::NoConfiguration => return None,

@@ -1,7 +1,7 @@
 //! The services: the server, which writes the histories of its experiments, and the workers, which share their
 //! steps.
 
-mod accept;
+pub(crate) mod accept;
 mod access;
 pub(crate) mod api;
 mod broker_handle;
@@ -10,8 +10,8 @@ pub(crate) mod experiments;
 mod http;
 mod metrics;
 mod plan_checked_history;
-mod problem;
-mod request_id;
+pub(crate) mod problem;
+pub(crate) mod request_id;
 pub(crate) mod server;
 mod signals;
 pub(crate) mod status;

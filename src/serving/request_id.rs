@@ -12,7 +12,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 
 /// The response header with the id.
-pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 tokio::task_local! {
     static CURRENT: RequestId;
@@ -20,13 +20,13 @@ tokio::task_local! {
 
 /// Identifies a request across processes by a random number of the process and a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct RequestId {
+pub(crate) struct RequestId {
     process: u32,
     count: u32,
 }
 
 impl RequestId {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let process = u32::try_from(*PROCESS >> 32).unwrap_or_default();
@@ -41,12 +41,12 @@ impl fmt::Display for RequestId {
 }
 
 /// Returns the id of the request that this task handles; none outside a request.
-pub(super) fn current() -> Option<RequestId> {
+pub(crate) fn current() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
 /// Adds an id to each request of the routes.
-pub(super) fn with_request_ids(routes: Router) -> Router {
+pub(crate) fn with_request_ids(routes: Router) -> Router {
     routes.layer(from_fn(handle))
 }
 

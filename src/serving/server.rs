@@ -62,7 +62,7 @@ pub(crate) fn serve(
             let address = options.listen;
             tracing::info!(%address, "refusing control requests on a public address without a control token");
         }
-        http::listen(options.listen, status.clone(), api.routes(access)).await?;
+        http::listen(options.listen, status.clone(), access.clone(), api.routes(access)).await?;
         let serving = async {
             status.wait_for("waiting for the broker");
             let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;

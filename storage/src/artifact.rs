@@ -20,6 +20,7 @@ use dissent_domain::error::chain;
 use tempfile::NamedTempFile;
 
 use crate::StorageError;
+use crate::modes::shared_file_builder;
 use cache::Cache;
 pub use id::{ArtifactId, InvalidArtifactName};
 pub use shared::SharedStore;
@@ -202,8 +203,7 @@ impl ArtifactStore {
     }
 
     fn partial(&self) -> Result<NamedTempFile, StorageError> {
-        let mut builder = tempfile::Builder::new();
-        builder
+        shared_file_builder()
             .prefix(cache::PARTIAL)
             .tempfile_in(&self.root)
             .map_err(StorageError::io("create a file in", &self.root))

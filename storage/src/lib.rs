@@ -7,6 +7,7 @@ pub mod conformance;
 mod error;
 mod limits;
 mod memory;
+mod modes;
 #[cfg(test)]
 #[path = "../../tests/support/random.rs"]
 mod random;

@@ -11,6 +11,7 @@ use dissent_domain::replay::{Replay, ReplayError};
 use dissent_domain::snapshot::Snapshot;
 
 use crate::StorageError;
+use crate::modes::shared_file_builder;
 
 /// Largest file that is read, in bytes.
 const BYTES_MAX: u64 = 4 << 30;
@@ -25,6 +26,7 @@ pub const SNAPSHOT_EVENTS: u64 = 50_000;
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     dir: PathBuf,
+    is_read_only: bool,
 }
 
 /// Error of building a state from a log.
@@ -42,24 +44,33 @@ impl Snapshots {
     /// Uses this folder, which need not exist.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), is_read_only: false }
+    }
+
+    /// Uses this folder without changing it, because another process writes snapshots there.
+    #[must_use]
+    pub fn read_only(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), is_read_only: true }
     }
 
     fn path(&self, experiment: &ExperimentId) -> PathBuf {
         self.dir.join(format!("{experiment}.snapshot"))
     }
 
-    /// Saves a snapshot in place of the previous one.
+    /// Saves a snapshot in place of the previous one, unless the folder is read only.
     ///
     /// # Errors
     /// If it cannot be written. The previous one is then unchanged.
     pub fn save(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
+        if self.is_read_only {
+            return Ok(());
+        }
         let path = self.path(&snapshot.experiment);
         let encoded = snapshot.encode().map_err(std::io::Error::other);
         let bytes = encoded.map_err(StorageError::io("write", &path))?;
         fs::create_dir_all(&self.dir).map_err(StorageError::io("create", &self.dir))?;
         let written = || {
-            let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+            let mut file = shared_file_builder().tempfile_in(&self.dir)?;
             file.write_all(blake3::hash(&bytes).as_bytes())?;
             file.write_all(&bytes)?;
             file.as_file().sync_all()?;
@@ -103,11 +114,14 @@ impl Snapshots {
         Some(bytes)
     }
 
-    /// Deletes the snapshot of an experiment, if there is one.
+    /// Deletes the snapshot of an experiment, if there is one and the folder is not read only.
     ///
     /// # Errors
     /// If it cannot be deleted.
     pub fn discard(&self, experiment: &ExperimentId) -> Result<(), StorageError> {
+        if self.is_read_only {
+            return Ok(());
+        }
         let path = self.path(experiment);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

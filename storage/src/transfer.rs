@@ -20,6 +20,7 @@ use dissent_domain::log::{Append, AppendFuture, EventLog, ExpectedVersion};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::modes::shared_file_builder;
 use crate::{Salvage, StorageError, wait};
 
 use copy::{APPENDS_IN_FLIGHT, READ_EVENTS};
@@ -170,7 +171,7 @@ fn to_file(
 ) -> Result<u64, StorageError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial =
-        tempfile::NamedTempFile::new_in(parent).map_err(StorageError::io("create a file in", parent))?;
+        shared_file_builder().tempfile_in(parent).map_err(StorageError::io("create a file in", parent))?;
     let count = write(&mut BufWriter::new(&mut partial))?;
     partial.as_file().sync_all().map_err(StorageError::io("sync", path))?;
     partial.persist(path).map_err(|error| StorageError::io("create", path)(error.error))?;

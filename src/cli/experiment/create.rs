@@ -10,11 +10,12 @@ use dissent_storage::{ArtifactStore, SledLog, SledOptions};
 use serde_json::json;
 
 use crate::cli::runtime_args::OverrideArgs;
+use crate::cli::server::{self, LogAccess};
 use crate::cli::{paths, suggestion};
 use crate::config::{Config, ConfigSource};
 use crate::experiment::create;
 use crate::experiment::kept_config::KeptConfigs;
-use crate::log_access::open::{self, Access};
+use crate::log_access::open;
 use crate::text::shell_command;
 
 #[derive(Debug, clap::Args)]
@@ -48,9 +49,9 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     };
     let existing = match open::log_dir(&data_dir).exists() {
         false => None,
-        true => match open::open_or_find_holder(&data_dir)? {
-            Access::Here(log) => Some(log),
-            Access::Holder(holder) => {
+        true => match server::writable(&data_dir)? {
+            LogAccess::Here(log) => Some(log),
+            LogAccess::Server(holder) => {
                 let name = holder.create(&source, &args.by).map_err(with_fork)?;
                 return args.print_created(&name, &data_dir, true, as_json);
             }

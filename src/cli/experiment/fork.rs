@@ -11,9 +11,10 @@ use super::focus::FocusArgs;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::cli::point_args::PointArgs;
+use crate::cli::server::{self, LogAccess};
 use crate::experiment::fork::{ForkRequest, Forked, make_fork};
 use crate::history::settings::Setting;
-use crate::log_access::open::{self, Access};
+use crate::log_access::open;
 use crate::text::{shell_command, shell_word};
 
 #[derive(Debug, clap::Args)]
@@ -63,9 +64,9 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForkArgs, as_json: bool) -> an
     drop(log);
     let set = args.set.iter().map(Setting::to_string).collect();
     let request = ForkRequest { name: args.name.clone(), set, focus: focus.clone(), at };
-    let forked = match open::open_or_find_holder(&data_dir)? {
-        Access::Here(log) => make_fork(&log, &data_dir, &origin, &request)?,
-        Access::Holder(holder) => holder.fork(&origin, &request)?,
+    let forked = match server::writable(&data_dir)? {
+        LogAccess::Here(log) => make_fork(&log, &data_dir, &origin, &request)?,
+        LogAccess::Server(holder) => holder.fork(&origin, &request)?,
     };
     let mut out = std::io::stdout().lock();
     if as_json {

@@ -31,8 +31,8 @@ Examples:
   dissent experiment resume tone-demo --server http://127.0.0.1:9465
   DISSENT_CONTROL_TOKEN=... dissent experiment cancel tone-demo --server http://server:9464
 
-While `dissent serve` has the event log open, the command goes to the server over HTTP. Otherwise it is written to the log
-directly. A pause finishes and records the work in progress, and a training stops at its next step with a checkpoint.
+While `dissent serve` has the event log open, the command goes to the server, over the socket in the data folder. Otherwise it is
+written to the log directly. A pause finishes and records the work in progress, and a training stops at its next step with a checkpoint.
 Judgements are still accepted. The experiment stays paused in every process until it is resumed, and its results do not
 depend on pauses. A cancellation is final.")]
 pub(super) struct OperatorArgs {

@@ -7,7 +7,6 @@ use dissent_domain::id::{ExperimentId, PromptId};
 use dissent_domain::learning::RequestedComparison;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
-use dissent_storage::SledLog;
 use serde::Serialize;
 
 /// One comparison as an annotator sees it. The row holds no reward and no log-probability, because these
@@ -31,7 +30,7 @@ pub(super) struct Row<'a> {
 
 /// Calls `write` for each comparison, as an annotator sees it.
 pub(super) fn each(
-    log: &SledLog,
+    log: &dyn EventLog,
     plan: &Plan,
     comparisons: &[&RequestedComparison],
     annotator: Option<&str>,
@@ -69,7 +68,7 @@ pub(super) fn each(
 
 /// Reads the completions of the comparison's prompt.
 fn completions(
-    log: &SledLog,
+    log: &dyn EventLog,
     plan: &Plan,
     request: &FeedbackRequested,
 ) -> anyhow::Result<CompletionsSampled> {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, RequestedComparison};
+use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
-use dissent_storage::SledLog;
 
 use super::assignment::assign;
 use super::page::Task;
@@ -73,7 +73,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ExportArgs) -> anyhow::Result<
     let assignments = assignments(args, &open, overlap);
     let state = if is_settled { "; the feedback of this round is settled" } else { "" };
     for (annotator, assignment) in &assignments {
-        let content = render(&log, plan, round.number(), *annotator, assignment, args.format)?;
+        let content = render(&*log, plan, round.number(), *annotator, assignment, args.format)?;
         write(&content, &output_path(&args.output, *annotator))?;
         let comparisons = text::count(assignment.len() as u64, "comparison");
         let addressee = annotator.map(|name| format!(" for {}", text::visible(name))).unwrap_or_default();
@@ -159,7 +159,7 @@ fn write(content: &[u8], path: &Path) -> anyhow::Result<()> {
 }
 
 fn render(
-    log: &SledLog,
+    log: &dyn EventLog,
     plan: &Plan,
     round: u32,
     annotator: Option<&str>,

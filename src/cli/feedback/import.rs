@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use dissent_domain::event::{Event, FeedbackReceived, NewEvent};
+use dissent_domain::event::{Event, FeedbackReceived, NewEvent, decode};
 use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::feedback::Judgement;
@@ -220,7 +220,10 @@ fn append(
 
 /// Sends judgements to the process that has the log open. They are durable on return.
 fn send(server: &Server, name: &ExperimentId, events: &[NewEvent]) -> anyhow::Result<()> {
-    let judgement = |event: &NewEvent| Ok(FeedbackReceived::try_from(event.decode()?).ok());
+    let judgement = |event: &NewEvent| {
+        let event = decode(&event.event_type, event.schema_version, &event.body)?;
+        Ok(FeedbackReceived::try_from(event).ok())
+    };
     let judgements: Vec<FeedbackReceived> =
         events.iter().filter_map(|event| judgement(event).transpose()).collect::<anyhow::Result<_>>()?;
     for part in judgements.chunks(SENT_MAX) {

@@ -2,7 +2,8 @@
 //! log never shrinks.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use super::output::print_line;
 use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::error::BadInput;
 use crate::history;
-use crate::log_access::open;
+use crate::log_access::{open, ownership};
 use crate::text::count;
 
 #[derive(Debug, clap::Args)]
@@ -115,7 +116,10 @@ fn rotate(
 ) -> anyhow::Result<(u64, PathBuf)> {
     let head = log.head();
     let here = open::log_dir(data_dir);
-    let new = tempfile::Builder::new().prefix(".log-").tempdir_in(data_dir)?;
+    let new = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o750))
+        .prefix(".log-")
+        .tempdir_in(data_dir)?;
     let kept = copy_and_check(&log, new.path(), chosen, false)?;
     let old = (1_u32..)
         .map(|number| data_dir.join(format!("log.old-{number}")))
@@ -164,5 +168,6 @@ pub(super) fn restore(data_dir: &Path, backup: &Path, as_json: bool) -> anyhow::
         return Err(LogError::corrupt(LogPart::Copy, reason).into());
     }
     let events = log.backup(&target)?;
+    ownership::keep(data_dir);
     print_line(as_json, &json!({ "events": events }), &format!("{events} events in {}", target.display()))
 }

@@ -1,4 +1,4 @@
-//! `dissent log backup`: copies a log that no process has open, or has a server copy the log that it has
+//! `dissent log backup`: copies a log that no process has open, or has the process copy the log that it has
 //! open.
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ Examples:
   dissent log backup --server http://127.0.0.1:9465
   dissent --data-dir ./other log restore ./backup-monday
 
-While `dissent serve` has the log open, the server makes the backup without stopping, in `backups` of its data folder. The command
+While another process has the log open, that process makes the backup without stopping, in `backups` of its data folder. The command
 then moves the backup to DIR, which must be on the same disk. With --server the backup stays in the server's folder.
 
 A backup holds the log only. Adapters, checkpoints and prompts are files in `artifacts` of the data folder, and never change once
@@ -64,7 +64,7 @@ fn back_up_on_server(server: &Server, to: Option<&Path>) -> anyhow::Result<(u64,
             return Err(BadInput(format!("{} already exists: name a new folder", to.display())).into());
         }
     }
-    let response = server.post("/backup", json!({}), BACKUP_TIMEOUT)?;
+    let response = server.post(server.backup_path(), json!({}), BACKUP_TIMEOUT)?;
     let made = response["path"].as_str().zip(response["events"].as_u64());
     let (made, events) = made.context("the server's response lacks `path` or `events`")?;
     let Some(to) = to else { return Ok((events, made.into())) };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::log::EventLog as _;
 use dissent_queues::RabbitBroker;
 
 use crate::cli::paths;

@@ -12,6 +12,7 @@ use sled::{Batch, Tree};
 use super::error::guarded;
 use super::options::SledOptions;
 use super::{SledLog, keys, open, record, streams};
+use crate::modes::shared_folder_builder;
 
 /// Limits of one write, in events and in bytes, to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
@@ -30,7 +31,7 @@ impl SledLog {
         }
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;
-        let partial = tempfile::Builder::new().prefix(".backup-").tempdir_in(parent).map_err(failed)?;
+        let partial = shared_folder_builder().prefix(".backup-").tempdir_in(parent).map_err(failed)?;
         let head = self.copy_to(partial.path())?;
         std::fs::rename(partial.path(), to).map_err(failed)?;
         // The folder was renamed: nothing is left to remove.

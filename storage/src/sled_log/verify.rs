@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use dissent_domain::log::{EventLog, LogError};
+use serde::{Deserialize, Serialize};
 
 use super::error::{damage_of, guarded};
 use super::ids::Ids;
@@ -18,7 +19,7 @@ use super::{SledLog, streams, tail};
 pub(super) const FINDINGS_MAX: usize = 100;
 
 /// One damage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// Position of the damaged event, if the damage is at an event.
     pub position: Option<u64>,
@@ -27,7 +28,7 @@ pub struct Finding {
 }
 
 /// The outcome of a full check.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// Sound events at the right positions.
     pub sound_events: u64,
@@ -58,7 +59,7 @@ impl VerifyReport {
 }
 
 /// Statistics of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LogStat {
     /// Number of events.
     pub events: u64,

@@ -1,6 +1,9 @@
 //! HTTP/1.1 client for servers of this program, over TCP or a Unix socket.
 //!
-//! Each request has its own connection. The exchange has a time limit, and the response body a size limit.
+//! An exchange has a time limit, and the response body a size limit. [`send`] uses a connection of its own;
+//! a [`Connection`] is kept for many requests.
+
+mod connection;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,21 +12,25 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
+use hyper::header::{CONNECTION, HOST, HeaderMap};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+pub(crate) use connection::{Connection, ExchangeLimits};
+
+use crate::socket_path::SocketPath;
+
 /// Longest wait for a connection to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Largest response body, in bytes. Servers of this program send far less to a command.
+/// Largest response body of one request, in bytes. Servers of this program send far less to a command.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(crate) enum Endpoint {
     /// Host and port, as in a URL.
     Tcp(String),
     /// Path of a Unix socket.
@@ -35,7 +42,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// The accepted forms, or the way to reach a server over TLS.
-    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         if url.starts_with("https://") {
             return Err(
                 "servers do not support TLS: use http:// and a tunnel, such as `ssh -L 9464:127.0.0.1:9464 HOST`",
@@ -76,7 +83,7 @@ impl fmt::Display for Endpoint {
 
 /// Reason of a missing response.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub(crate) enum HttpError {
     /// The request cannot be written as HTTP.
     #[error("the request is not valid HTTP")]
     Request(#[source] hyper::http::Error),
@@ -90,8 +97,8 @@ pub(super) enum HttpError {
     #[error("failed to read the response")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The response body is too large.
-    #[error("the response is larger than {BODY_BYTES_MAX} bytes")]
-    TooLarge,
+    #[error("the response is larger than {0} bytes")]
+    TooLarge(usize),
     /// The exchange took too long.
     #[error("no response within {} s", .0.as_secs_f64())]
     Timeout(Duration),
@@ -100,36 +107,70 @@ pub(super) enum HttpError {
     Runtime(#[source] std::io::Error),
 }
 
+impl HttpError {
+    /// Whether no process listens at the endpoint.
+    pub(crate) fn is_refused(&self) -> bool {
+        let Self::Connect(error) = self else { return false };
+        matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Whether the server did not respond in time, or accepts no connection in time.
+    pub(crate) fn is_late(&self) -> bool {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        // A Unix socket whose queue is full would block.
+        let is_late = |error: &std::io::Error| matches!(error.kind(), TimedOut | WouldBlock);
+        matches!(self, Self::Timeout(_)) || matches!(self, Self::Connect(error) if is_late(error))
+    }
+
+    /// Whether the connection ended before the response.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Exchange(_))
+    }
+
+    /// Whether the user may not connect to the endpoint.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Connect(error) if error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// A response with its whole body.
 #[derive(Debug)]
-pub(super) struct Response {
-    pub(super) status: StatusCode,
-    pub(super) body: Bytes,
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// A request without `Host` and `Connection`, which [`send`] adds.
-pub(super) type BareRequest = Request<Full<Bytes>>;
+pub(crate) type BareRequest = Request<Full<Bytes>>;
 
-/// Sends a request and reads the whole response, both within `time_limit`.
+/// A connection after its handshake.
+type Sender = http1::SendRequest<Full<Bytes>>;
+
+/// Sends a request over a connection of its own and reads the whole response, both within `time_limit`.
 ///
 /// # Errors
 /// If there is no connection, no whole response in time, or a response above the size limit.
-pub(super) fn send(
+pub(crate) fn send(
     endpoint: &Endpoint,
-    request: BareRequest,
+    mut request: BareRequest,
     time_limit: Duration,
 ) -> Result<Response, HttpError> {
+    request.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(HttpError::Runtime)?.block_on(async {
-        let exchanged = timeout(time_limit, connect_and_exchange(endpoint, request)).await;
-        exchanged.unwrap_or(Err(HttpError::Timeout(time_limit)))
+        let exchanged = async {
+            let mut sender = connect(endpoint).await?;
+            exchange(&mut sender, endpoint, request, BODY_BYTES_MAX).await
+        };
+        timeout(time_limit, exchanged).await.unwrap_or(Err(HttpError::Timeout(time_limit)))
     })
 }
 
-async fn connect_and_exchange(endpoint: &Endpoint, request: BareRequest) -> Result<Response, HttpError> {
+async fn connect(endpoint: &Endpoint) -> Result<Sender, HttpError> {
     match endpoint {
-        Endpoint::Tcp(authority) => exchange(connect_tcp(authority).await?, endpoint, request).await,
-        Endpoint::Unix(path) => exchange(connect_unix(path).await?, endpoint, request).await,
+        Endpoint::Tcp(authority) => handshake(connect_tcp(authority).await?).await,
+        Endpoint::Unix(path) => handshake(connect_unix(path).await?).await,
     }
 }
 
@@ -147,28 +188,39 @@ async fn connect_tcp(authority: &str) -> Result<TcpStream, HttpError> {
 }
 
 async fn connect_unix(path: &Path) -> Result<UnixStream, HttpError> {
-    let connected = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
+    let path = SocketPath::of(path).map_err(HttpError::Connect)?;
+    let connected = timeout(CONNECT_TIMEOUT, UnixStream::connect(path.short())).await;
     connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(HttpError::Connect)
 }
 
-async fn exchange(
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Sender, HttpError> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(HttpError::Exchange)?;
+    // The task of the connection ends with the runtime.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn exchange(
+    sender: &mut Sender,
     endpoint: &Endpoint,
     mut request: BareRequest,
+    body_bytes_max: usize,
 ) -> Result<Response, HttpError> {
     let host = hyper::header::HeaderValue::from_str(endpoint.host());
     request.headers_mut().insert(HOST, host.map_err(|error| HttpError::Request(error.into()))?);
-    request.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(HttpError::Exchange)?;
-    // The task of the connection ends with the runtime, after the exchange.
-    tokio::spawn(connection);
+    sender.ready().await.map_err(HttpError::Exchange)?;
     let response = sender.send_request(request).await.map_err(HttpError::Exchange)?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() { HttpError::TooLarge } else { HttpError::Body(error) }
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, body_bytes_max).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            HttpError::TooLarge(body_bytes_max)
+        } else {
+            HttpError::Body(error)
+        }
     })?;
-    Ok(Response { status, body: body.to_bytes() })
+    Ok(Response { status: head.status, headers: head.headers, body: body.to_bytes() })
 }
 
 #[cfg(test)]
@@ -203,7 +255,7 @@ mod tests {
         let response = send(endpoint, request("GET", "/missing", ""), TIME_LIMIT).unwrap();
         assert_eq!(response.status, StatusCode::NOT_FOUND);
         let large = send(endpoint, request("GET", "/large", ""), TIME_LIMIT);
-        assert!(matches!(large, Err(HttpError::TooLarge)), "{large:?}");
+        assert!(matches!(large, Err(HttpError::TooLarge(_))), "{large:?}");
         let silent = send(endpoint, request("GET", "/silent", ""), Duration::from_millis(50));
         assert!(matches!(silent, Err(HttpError::Timeout(_))), "{silent:?}");
     }

@@ -1,8 +1,9 @@
-//! The soak test: experiments at full rate, one after another, with stand-ins for the models of a worker.
-//! Events pass a durable log, the journal, the relay and a private RabbitMQ.
+//! The soak test: one server hosts experiments at full rate, one after another, with stand-ins for the models
+//! of a worker. Events pass a durable log, the journal, the relay and a private RabbitMQ. Each finished
+//! experiment is dropped, its queues are deleted, and its events are copied to an archive.
 //!
-//! `soak [MINUTES] [PROMPTS]` prints a JSON line with rate and memory at intervals. The last line has the
-//! slope of resident memory over the second half.
+//! `soak [MINUTES] [PROMPTS]` prints a JSON line with rate, memory and open files at intervals. The last line
+//! compares memory with that after a quarter of the time: the events since then explain 17 bytes each.
 //!
 //! `cargo run --release --example soak -- 20`
 
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dissent_actors::{LeaseTimes, Pipeline, Resources, subscriptions};
+use dissent_actors::{Host, LeaseTimes, Resources, subscriptions};
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::event::{
     CompletionsSampled, Event, PromptAdmitted, Recorded, RewardsScored, StepName, follow_from,
@@ -28,8 +29,10 @@ use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::runtime::CancelFlag;
-use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, Subscription};
-use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots};
+use dissent_queues::{
+    Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, ServerIdentity, Subscription,
+};
+use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots, transfer};
 use node::Node;
 
 /// The allocator of the program.
@@ -63,41 +66,75 @@ fn main() -> Outcome<()> {
 
 async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Outcome<()> {
     let log = Arc::new(SledLog::open(folder.join("log"), &SledOptions::default())?);
+    let archive = Arc::new(SledLog::open(folder.join("archive"), &SledOptions::default())?);
+    let options = RabbitOptions::from_url(&node.url())?;
+    let identity = ServerIdentity {
+        installation: "soak".to_owned(),
+        host: "here".to_owned(),
+        process: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        since_us: dissent_actors::now_us(),
+    };
+    let server =
+        RabbitBroker::connect_server(options.clone(), log.clone() as Arc<dyn EventLog>, identity).await?;
+    let worker = RabbitBroker::connect_worker(options).await?;
+    let mut host = Host::start(log.clone() as Arc<dyn EventLog>, server.clone() as Arc<dyn Broker>)?;
     let looks = Arc::new(Mutex::new(Vec::new()));
     let begun = Instant::now();
     let looking = actix::spawn(look(begun, looks.clone(), log.clone()));
     let mut experiments = 0;
     while begun.elapsed() < length {
-        Box::pin(experiment(node, folder, &log, &plan(experiments, prompts)?)).await?;
+        let plan = plan(experiments, prompts)?;
+        Box::pin(experiment(&mut host, [&server, &worker], folder, &log, &plan)).await?;
+        let (from, to, name) = (log.clone(), archive.clone(), plan.experiment.clone());
+        tokio::task::spawn_blocking(move || transfer::copy_stream(&*from, &*to, &name)).await??;
         experiments += 1;
     }
     looking.abort();
+    worker.close();
+    worker.drained().await?;
+    host.drain().await?;
     let seconds = begun.elapsed().as_secs_f64();
     let looks = looks.lock().map_err(|error| error.to_string())?;
-    let second_half: Vec<(f64, f64)> = looks.iter().skip(looks.len() / 2).copied().collect();
+    let after = looks.iter().find(|look| look.seconds >= length.as_secs_f64() / 4.0);
+    let (Some(after), Some(last)) = (after, looks.last()) else { return Err("the soak was too short".into()) };
+    let events_since = (last.events - after.events) as f64;
     let report = serde_json::json!({
         "experiments": experiments,
         "events": log.head(),
         "events_per_second": log.head() as f64 / seconds,
         "seconds": seconds,
-        "resident_mib": looks.last().map(|look| look.1),
-        "slope_mib_per_hour": slope(&second_half) * 3600.0,
+        "resident_mib": last.resident_mib,
+        "growth_mib": last.resident_mib - after.resident_mib,
+        "explained_mib": events_since * 17.0 / 1_048_576.0,
+        "files": last.files,
+        "files_growth": last.files as i64 - after.files as i64,
     });
     Ok(writeln!(std::io::stdout().lock(), "{report}")?)
 }
 
+/// What a sample shows.
+struct Look {
+    seconds: f64,
+    resident_mib: f64,
+    events: u64,
+    files: usize,
+}
+
 /// Samples the memory of this process at intervals.
-async fn look(begun: Instant, looks: Arc<Mutex<Vec<(f64, f64)>>>, log: Arc<SledLog>) {
+async fn look(begun: Instant, looks: Arc<Mutex<Vec<Look>>>, log: Arc<SledLog>) {
     let mut ticks = tokio::time::interval(LOOK);
     loop {
         ticks.tick().await;
         let seconds = begun.elapsed().as_secs_f64();
         let Some(resident) = resident_mib() else { return };
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let events = log.head();
         if let Ok(mut looks) = looks.lock() {
-            looks.push((seconds, resident));
+            looks.push(Look { seconds, resident_mib: resident, events, files });
         }
         let line = serde_json::json!({
-            "seconds": seconds.round(), "resident_mib": resident, "events": log.head(),
+            "seconds": seconds.round(), "resident_mib": resident, "events": events, "files": files,
         });
         // A closed pipe is reported as an error at the end.
         let _ = writeln!(std::io::stdout().lock(), "{line}");
@@ -110,24 +147,17 @@ fn resident_mib() -> Option<f64> {
     line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 
-/// Returns the slope of y over x, by least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
-    let count = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let covariance: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
-    let variance: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
-    covariance / variance
-}
-
-/// Runs one experiment to its end, and deletes its queues from RabbitMQ.
-async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan) -> Outcome<()> {
-    let options = RabbitOptions::from_url(&node.url())?;
-    let server = RabbitBroker::connect_server(options.clone(), log.clone() as Arc<dyn EventLog>).await?;
+/// Hosts one experiment to its end, and deletes its queues from RabbitMQ.
+async fn experiment(
+    host: &mut Host,
+    [server, worker]: [&Arc<RabbitBroker>; 2],
+    folder: &Path,
+    log: &Arc<SledLog>,
+    plan: &Plan,
+) -> Outcome<()> {
     let subscribed = subscriptions(plan, AT_ONCE / 2);
     server.declare_groups(&subscribed).await?;
     server.publish_history(&plan.experiment).await?;
-    let worker = RabbitBroker::connect_worker(options).await?;
     let mut history = worker.history(&plan.experiment).await?;
     let following =
         actix::spawn(async move { while history.next().await.is_ok_and(|next| next.is_some()) {} });
@@ -144,16 +174,16 @@ async fn experiment(node: &Node, folder: &Path, log: &Arc<SledLog>, plan: &Plan)
             answer,
         )));
     }
-    let mut pipeline = Pipeline::start(plan, resources(plan, folder, log, &server)?).await?;
-    pipeline.finished().await?;
+    host.host(plan, resources(plan, folder, log, server)?).await?;
+    host.end(&plan.experiment).ok_or("the experiment is not hosted")?.ended().await?;
     following.abort();
-    worker.close();
     for task in standing_in {
-        task.await?;
+        task.abort();
+        let _aborted = task.await;
     }
-    worker.drained().await?;
-    server.forget(&plan.experiment).await?;
-    Ok(pipeline.drain().await?)
+    worker.leave(&plan.experiment).await?;
+    host.leave(&plan.experiment).await?;
+    Ok(server.forget(&plan.experiment).await?)
 }
 
 fn of_step(subscriptions: &[Subscription], step: StepName) -> Outcome<Subscription> {
@@ -282,5 +312,6 @@ fn resources(
         cancel: CancelFlag::new(),
         lease: LeaseTimes::default(),
         shared: true,
+        waits_for_people: true,
     })
 }

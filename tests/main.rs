@@ -14,6 +14,7 @@ mod history;
 mod layering;
 mod lift;
 mod local_door;
+mod many;
 mod memory;
 mod operator;
 mod opponents;

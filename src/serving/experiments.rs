@@ -19,6 +19,7 @@ use dissent_models::runtime::CancelFlag;
 use dissent_storage::{ArtifactStore, SledLog, Snapshots};
 use tokio::sync::{mpsc, oneshot};
 
+use super::archive;
 use super::broker_handle::BrokerHandle;
 use super::status::{Hosting, ServiceStatus};
 use super::worker_directory::ServerEntry;
@@ -256,6 +257,8 @@ impl Experiments {
     pub(super) async fn run(&mut self, is_done: impl Fn(&ServiceStatus) -> bool) -> anyhow::Result<()> {
         let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut archiving = tokio::time::interval(archive::INTERVAL);
+        archiving.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let failed = self.host.failed();
         tokio::pin!(failed);
         loop {
@@ -272,6 +275,7 @@ impl Experiments {
                     self.shared.status.cache.drop_idle();
                     self.delete_unused_queues().await;
                 }
+                _ = archiving.tick() => self.archive(),
             }
         }
     }
@@ -337,6 +341,21 @@ impl Experiments {
     /// Returns the failure of the journal, if it has failed.
     fn check_process(&self) -> anyhow::Result<()> {
         self.host.failure().map_or(Ok(()), |failure| Err(PipelineError::Failed(failure).into()))
+    }
+
+    /// Copies experiments that ended long ago to the archive, if one is configured. A failure is logged, and
+    /// the next turn tries again.
+    fn archive(&self) {
+        let (log, config) = (self.shared.log.clone(), self.shared.config.clone());
+        tokio::task::spawn_blocking(move || {
+            let Some(archive) = &config.archive else { return };
+            match archive::archive_due(&*log, archive, dissent_actors::now_us()) {
+                Ok(copied) => copied.iter().for_each(|experiment| {
+                    tracing::info!(experiment_id = %experiment, folder = %archive.folder.display(), "archived experiment");
+                }),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "failed to archive experiments, retrying later"),
+            }
+        });
     }
 
     /// Deletes the queues of ended experiments that no worker follows any more.

@@ -405,6 +405,7 @@ mod tests {
             steady: true,
             taken_over_by: None,
             refused: None,
+            start: 1,
         };
         broker(&mut registry, &status);
         let stats = QueueStats { name: "generation.e".to_owned(), messages: 1, consumers: 2 };

@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 mod access;
 pub(crate) mod api;
+mod archive;
 mod broker_handle;
 pub(crate) mod control_token;
 pub(crate) mod experiments;

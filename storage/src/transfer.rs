@@ -24,7 +24,7 @@ use crate::modes::shared_file_builder;
 use crate::{Salvage, StorageError, wait};
 
 use copy::{APPENDS_IN_FLIGHT, READ_EVENTS};
-pub use copy::{copy, same};
+pub use copy::{copy, copy_stream, same};
 
 /// Format of an export.
 const FORMAT: u32 = 1;

@@ -46,6 +46,30 @@ pub fn copy(
     Ok(copied)
 }
 
+/// Adds the events of one experiment to another log. Events that `to` has stay as they are, so a repeated copy
+/// completes an interrupted one. Returns their number.
+///
+/// # Errors
+/// If either log fails.
+pub fn copy_stream(
+    from: &dyn EventLog,
+    to: &dyn EventLog,
+    experiment: &ExperimentId,
+) -> Result<u64, StorageError> {
+    let (mut after, mut copied) = (0, 0);
+    loop {
+        let page = from.read_stream(experiment, after, READ_EVENTS)?;
+        let Some(last) = page.last() else { break };
+        after = last.version;
+        copied += page.len() as u64;
+        let events = page.into_iter().map(|recorded| recorded.event).collect();
+        let append = Append { experiment: experiment.clone(), expected: ExpectedVersion::Any, events };
+        wait(to.append(append))?;
+    }
+    to.flush()?;
+    Ok(copied)
+}
+
 /// Checks that another log has exactly the same events in the chosen streams.
 ///
 /// # Errors

@@ -1,0 +1,231 @@
+//! One server with several experiments: created, forked and judged while it runs, halted alone, and each with
+//! the result that it has alone.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Lab, Learning, Setup, succeeded};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+const POLL: Duration = Duration::from_millis(50);
+
+/// A server of every experiment of a data folder.
+struct Host<'a> {
+    lab: &'a Lab,
+    data: &'a str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl<'a> Host<'a> {
+    fn start(lab: &'a Lab, data: &'a str, arguments: &[&str]) -> Self {
+        let log = lab.data_dir(&format!("{data}.log"));
+        let output = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = lab.dissent(data, &["serve", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).env("DISSENT_LOG", "info").env_remove("DISSENT_CONTROL_TOKEN");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
+        let mut host = Self { lab, data, child, log };
+        host.until("it is ready", |host| host.text().contains("running steps").then_some(()));
+        host
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn until<T>(&mut self, goal: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let ended = self.child.try_wait().unwrap();
+            let waits = ended.is_none() && begun.elapsed() < PATIENCE;
+            assert!(waits, "until {goal}: {ended:?}\n{}", self.text());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn give(&self, arguments: &[&str]) -> String {
+        let output = succeeded(self.lab.dissent(self.data, arguments));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The rows of `dissent experiment list`.
+    fn list(&self) -> Vec<Value> {
+        serde_json::from_str(&self.give(&["experiment", "list", "--json"])).unwrap()
+    }
+
+    fn row(&self, name: &str) -> Value {
+        let row = self.list().into_iter().find(|row| row["experiment"] == name);
+        row.unwrap_or_else(|| panic!("no {name} in the list"))
+    }
+
+    fn until_finished(&mut self, names: &[&str]) {
+        for name in names {
+            self.until(&format!("{name} is finished"), |host| {
+                (host.row(name)["state"] == "finished").then_some(())
+            });
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(self.child.id().to_string());
+        succeeded(kill);
+    }
+
+    fn stop(mut self) {
+        self.signal("TERM");
+        let begun = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the server does not stop\n{}", self.text());
+            std::thread::sleep(POLL);
+        }
+        assert!(self.child.wait().unwrap().success(), "{}", self.text());
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lab() -> Option<Lab> {
+    let learns = Some(Learning { rounds: 1, steps: 3 });
+    Lab::new(&Setup { prompts: 6, samples: 3, max_new_tokens: 8, learns, ..Setup::default() })
+}
+
+/// The options that make another experiment of the configuration of a lab.
+fn variant<'a>(config: &'a Path, settings: &[&'a str]) -> Vec<&'a str> {
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    std::iter::once(config.to_str().unwrap()).chain(settings).collect()
+}
+
+fn state_hash(lab: &Lab, data: &str, name: &str) -> Value {
+    let output = succeeded(lab.dissent(data, &["experiment", "--json", "show", name]));
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["overview"]["state_hash"].clone()
+}
+
+/// Runs a variant alone, in a data folder of its own.
+fn alone(lab: &Lab, settings: &[&str], name: &str) -> Value {
+    let (config, data) = (lab.config(), format!("alone-{name}"));
+    succeeded(lab.dissent(&data, &[&["run"], variant(&config, settings).as_slice()].concat()));
+    state_hash(lab, &data, name)
+}
+
+const ONE: &[&str] = &["experiment.name=one"];
+const TWO: &[&str] = &["experiment.name=two", "experiment.seed=7"];
+const THREE: &[&str] = &["experiment.name=three", "conflict.rule=gap"];
+
+#[test]
+fn experiments_on_one_server_end_as_each_does_alone_and_share_their_models() {
+    let Some(lab) = lab() else { return };
+    let expected = [(ONE, "one"), (TWO, "two"), (THREE, "three")].map(|(set, name)| alone(&lab, set, name));
+    let config = lab.config();
+    let mut host = Host::start(&lab, "many", &[]);
+    assert!(host.list().is_empty());
+    for settings in [ONE, TWO, THREE] {
+        host.give(&[&["experiment", "create"], variant(&config, settings).as_slice()].concat());
+    }
+    for name in ["one", "two", "three"] {
+        host.give(&["experiment", "start", name]);
+    }
+    // A fourth one comes while the others run.
+    let fourth = ["experiment.name=four", "experiment.seed=9"];
+    host.give(&[&["experiment", "create"], variant(&config, &fourth).as_slice()].concat());
+    host.until_finished(&["one", "two", "three"]);
+    assert_eq!(host.row("four")["state"], "created");
+    host.give(&["experiment", "cancel", "four"]);
+    let log = host.text();
+    host.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+    let found = ["one", "two", "three"].map(|name| state_hash(&lab, "many", name));
+    assert_eq!(found, expected);
+    for name in ["one", "two", "three"] {
+        succeeded(lab.dissent("many", &["replay", name, "--verify"]));
+    }
+}
+
+#[test]
+fn an_experiment_that_fails_is_halted_alone_and_goes_on_after_a_retry() {
+    let Some(lab) = lab() else { return };
+    let expected = [alone(&lab, ONE, "one"), alone(&lab, TWO, "two")];
+    let (config, model) = (lab.config(), lab.data_dir("model"));
+    copy(&lab.policy(), &model);
+    let path = format!("policy.path={}", model.display());
+    let broken = [TWO, &[path.as_str()]].concat();
+    let mut host = Host::start(&lab, "halts", &[]);
+    host.give(&[&["experiment", "create"], variant(&config, ONE).as_slice()].concat());
+    host.give(&[&["experiment", "create"], variant(&config, &broken).as_slice()].concat());
+    // The weights are gone before the first completion is sampled.
+    let weights = model.join("model.safetensors");
+    let kept = std::fs::read(&weights).unwrap();
+    std::fs::remove_file(&weights).unwrap();
+    for name in ["two", "one"] {
+        host.give(&["experiment", "start", name]);
+    }
+    let reason = host.until("two is halted", |host| {
+        host.row("two")["halted"]["reason"].as_str().map(str::to_owned)
+    });
+    assert!(reason.contains("generation"), "{reason}");
+    host.until_finished(&["one"]);
+    let shown = host.give(&["experiment", "list"]);
+    assert!(shown.contains("halted") && shown.contains("dissent experiment retry two"), "{shown}");
+    // A retry without a mended cause halts it again, with the reason for the operator.
+    let retried = lab.dissent("halts", &["experiment", "retry", "two"]).output().unwrap();
+    let error = String::from_utf8_lossy(&retried.stderr).into_owned();
+    assert!(!retried.status.success() && error.contains("model.safetensors"), "{error}");
+    std::fs::write(&weights, kept).unwrap();
+    host.give(&["experiment", "retry", "two"]);
+    host.until_finished(&["two"]);
+    assert!(host.row("two").get("halted").is_none());
+    host.stop();
+    assert_eq!(["one", "two"].map(|name| state_hash(&lab, "halts", name)), expected);
+}
+
+#[test]
+fn a_server_without_arguments_continues_what_it_hosted_before() {
+    let Some(lab) = lab() else { return };
+    let expected = alone(&lab, ONE, "one");
+    let config = lab.config();
+    let host = Host::start(&lab, "again", &[]);
+    host.give(&[&["experiment", "create"], variant(&config, ONE).as_slice()].concat());
+    host.give(&["experiment", "start", "one"]);
+    host.stop();
+    let mut host = Host::start(&lab, "again", &[]);
+    // SIGHUP does not end it.
+    host.signal("HUP");
+    host.until_finished(&["one"]);
+    host.stop();
+    assert_eq!(state_hash(&lab, "again", "one"), expected);
+}
+
+#[test]
+fn a_fork_beside_a_server_is_hosted_with_the_settings_of_its_origin() {
+    let Some(lab) = lab() else { return };
+    let config = lab.config();
+    let mut host = Host::start(&lab, "forks", &[config.to_str().unwrap()]);
+    host.until_finished(&["lab"]);
+    let forked = host.give(&[
+        "experiment", "fork", "lab", "--round", "0", "--before", "selection", "--as", "narrow", "--set",
+        "conflict.budget=3",
+    ]);
+    assert!(forked.contains("the server runs it"), "{forked}");
+    host.until_finished(&["narrow"]);
+    assert_eq!(host.row("narrow")["selected"], 3);
+    host.stop();
+    succeeded(lab.dissent("forks", &["replay", "narrow", "--verify"]));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}

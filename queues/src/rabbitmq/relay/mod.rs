@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::dead_letter::DeadLetter;
-use super::event_queue::EventQueue;
+use super::event_queue::{EventQueue, FillRecord};
 use super::events::event_message;
 use super::headers::START;
 use super::holder::{PROTOCOL, ServerIdentity};
@@ -68,6 +68,8 @@ pub(super) struct Relay {
     advanced: Arc<Notify>,
     contexts: Arc<Contexts>,
     event_queues: BTreeMap<String, EventQueue>,
+    /// The newest records of these queues.
+    filled: BTreeMap<String, FillRecord>,
     /// Experiments whose queues of proposals and parked messages exist while the server runs.
     experiments: BTreeSet<ExperimentId>,
     /// The identity of the server, and the record that it wrote.
@@ -104,6 +106,7 @@ impl Relay {
             advanced,
             contexts,
             event_queues: BTreeMap::new(),
+            filled: BTreeMap::new(),
             experiments: BTreeSet::new(),
             serving,
             old_reported: false,

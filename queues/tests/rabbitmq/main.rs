@@ -15,6 +15,8 @@ mod required;
 
 mod behaviour;
 mod faults;
+mod operations;
+mod serving;
 #[cfg(feature = "amqps")]
 mod tls;
 mod world;

@@ -123,6 +123,9 @@ impl Relay {
         loop {
             let begun_at = self.confirmed_to;
             let Err(error) = self.session().await else { return };
+            if self.shared.is_stopping() {
+                return;
+            }
             if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
                 return self.shared.fail(error);
             }
@@ -154,6 +157,7 @@ impl Relay {
         self.prepare(&channel).await?;
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.ensure_all(&channel).await?;
+        self.report_old_queues().await?;
         self.shared.signals.refusals.clear(PART);
         let shared = Arc::clone(&self.shared);
         let mut checks = interval(shared.options.check_interval);
@@ -186,7 +190,10 @@ impl Relay {
                     check_at = None;
                     self.check(&channel).await?;
                 }
-                _ = checks.tick() => self.check(&channel).await?,
+                _ = checks.tick() => {
+                    self.check(&channel).await?;
+                    self.report_old_queues().await?;
+                }
                 () = link.lost(generation) => return Err(LinkError::Lost),
             }
         }
@@ -216,7 +223,7 @@ impl Relay {
             link.within(topology.declare_service(channel, &topology.proposals(experiment))).await?;
             link.within(topology.declare_service(channel, &topology.parked(experiment))).await?;
         }
-        self.report_old_queues().await
+        Ok(())
     }
 
     /// Reports queues of version 0.1 once: no process uses them any more.

@@ -180,7 +180,11 @@ impl Relay {
         // queue.
         let (_, filling) = link.channel().await?;
         link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.fill(&filling, event_queue).await
+        self.fill(&filling, event_queue).await?;
+        if exists {
+            shared.queue_replaced(name);
+        }
+        Ok(())
     }
 
     /// Sends a queue all events that the relay has passed.

@@ -29,6 +29,8 @@ pub(super) trait Drainable: Send + Sync {
     fn is_idle(&self) -> bool;
     /// Whether every member consumes and every settlement is sent to RabbitMQ.
     fn is_steady(&self) -> bool;
+    /// Consumes again if its queue was replaced by another one of this name.
+    fn queue_replaced(&self, queue: &str);
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +111,12 @@ impl Shared {
 
     fn drainables(&self) -> Vec<Arc<dyn Drainable>> {
         lock(&self.drainables).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Makes the consumers of a queue consume again, because another queue replaced it. RabbitMQ does not tell
+    /// a consumer that starts during the deletion.
+    pub(super) fn queue_replaced(&self, queue: &str) {
+        self.drainables().iter().for_each(|drainable| drainable.queue_replaced(queue));
     }
 
     pub(super) fn is_steady(&self) -> bool {

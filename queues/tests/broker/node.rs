@@ -184,12 +184,13 @@ impl Node {
         fs::remove_dir_all(self.path("data")).expect("the data is deleted");
     }
 
-    /// Runs `rabbitmqctl`.
+    /// Runs `rabbitmqctl`; returns its output.
     #[allow(dead_code, reason = "not every test that includes this file disturbs the node")]
-    pub(crate) fn control(&self, arguments: &[&str]) {
+    pub(crate) fn control(&self, arguments: &[&str]) -> String {
         let output = self.program("rabbitmqctl").args(arguments).output().expect("rabbitmqctl starts");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "rabbitmqctl {arguments:?}: {stderr}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Closes the connections of all clients.

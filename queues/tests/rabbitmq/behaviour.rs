@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use dissent_domain::error::chain;
 use dissent_domain::event::EventId;
-use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog as _;
 use dissent_queues::{
     Broker, BrokerError, Consumer, DeadContent, Delivery, MessageContext, Proposal, ProposalDelivery,

@@ -15,6 +15,8 @@ mod required;
 
 mod behaviour;
 mod faults;
+mod operations;
+mod serving;
 #[cfg(feature = "amqps")]
 mod tls;
 mod world;
@@ -69,6 +71,9 @@ impl Claims {
 
 /// Runs one claim on a runtime of its own; returns the failure.
 pub(crate) fn attempt(claim: impl Future<Output = ()>) -> Result<(), String> {
+    // The log of the broker, if `RUST_LOG` asks for it. Another test may have set it up.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _set_before = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {

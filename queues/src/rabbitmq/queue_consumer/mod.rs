@@ -27,7 +27,7 @@ pub(super) use self::state::{Item, NextDelivery, Settled};
 use super::dead_letter::DeadLetter;
 use super::link::{BACKOFF_MIN, LinkError, next};
 use super::shared::{Drainable, Shared};
-use super::topology::{is_absent, short};
+use super::topology::{is_absent, look_at, short};
 use crate::backoff::{Backoff, Retries};
 use crate::lock::lock;
 
@@ -63,6 +63,8 @@ pub(super) struct QueueConsumer<K: Decoder> {
     acks_pending: AtomicBool,
     /// Whether every member has its AMQP consumer.
     consuming: AtomicBool,
+    /// Whether another queue replaced the consumed one.
+    replaced: AtomicBool,
 }
 
 impl<K: Decoder> QueueConsumer<K> {
@@ -75,6 +77,7 @@ impl<K: Decoder> QueueConsumer<K> {
             changed: Notify::new(),
             acks_pending: AtomicBool::new(false),
             consuming: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&consumer);
         shared.add_drainable(weak.clone() as Weak<dyn Drainable>);
@@ -133,6 +136,13 @@ impl<K: Decoder> Drainable for QueueConsumer<K> {
     fn is_steady(&self) -> bool {
         let sent = !self.acks_pending.load(Ordering::Acquire) && !lock(&self.state).has_commands();
         sent && self.consuming.load(Ordering::Acquire)
+    }
+
+    fn queue_replaced(&self, queue: &str) {
+        if queue == self.queue {
+            self.replaced.store(true, Ordering::Release);
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -286,7 +296,18 @@ impl<'a, K: Decoder> Session<'a, K> {
             Err(error) => return Some(error),
         };
         self.epoch = self.consumer.with(State::begin_epoch);
+        self.consumer.replaced.store(false, Ordering::Release);
+        let mut checked = Instant::now();
         loop {
+            if self.consumer.replaced.load(Ordering::Acquire) {
+                return Some(LinkError::Cancelled);
+            }
+            if checked.elapsed() >= self.consumer.shared.options.check_interval {
+                checked = Instant::now();
+                if let Err(error) = self.check().await {
+                    return Some(error);
+                }
+            }
             if let Err(error) = self.send_commands(&channel).await {
                 return Some(error);
             }
@@ -312,6 +333,19 @@ impl<'a, K: Decoder> Session<'a, K> {
                 () = sleep(LOOK_INTERVAL) => {}
             }
         }
+    }
+
+    /// Fails if the queue does not have the consumers of this process: it was replaced while they started.
+    async fn check(&self) -> Result<(), LinkError> {
+        let (link, queue) = (&self.consumer.shared.consuming, &self.consumer.queue);
+        // A query for a missing queue closes the channel.
+        let (_, channel) = link.channel().await?;
+        let Some((_, consumers)) = link.within(look_at(&channel, queue)).await? else {
+            return Err(LinkError::Cancelled);
+        };
+        link.within(channel.close(200, short("looked"))).await?;
+        let is_whole = usize::try_from(consumers).is_ok_and(|consumers| consumers >= self.consumers.len());
+        if is_whole { Ok(()) } else { Err(LinkError::Cancelled) }
     }
 
     /// Sends all changes to RabbitMQ: members, requeued messages, and acknowledgements when they are due.

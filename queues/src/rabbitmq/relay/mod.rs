@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::dead_letter::DeadLetter;
-use super::event_queue::EventQueue;
+use super::event_queue::{EventQueue, FillRecord};
 use super::events::event_message;
 use super::headers::START;
 use super::holder::{PROTOCOL, ServerIdentity};
@@ -68,6 +68,8 @@ pub(super) struct Relay {
     advanced: Arc<Notify>,
     contexts: Arc<Contexts>,
     event_queues: BTreeMap<String, EventQueue>,
+    /// The newest records of these queues.
+    filled: BTreeMap<String, FillRecord>,
     /// Experiments whose queues of proposals and parked messages exist while the server runs.
     experiments: BTreeSet<ExperimentId>,
     /// The identity of the server, and the record that it wrote.
@@ -104,6 +106,7 @@ impl Relay {
             advanced,
             contexts,
             event_queues: BTreeMap::new(),
+            filled: BTreeMap::new(),
             experiments: BTreeSet::new(),
             serving,
             old_reported: false,
@@ -120,6 +123,9 @@ impl Relay {
         loop {
             let begun_at = self.confirmed_to;
             let Err(error) = self.session().await else { return };
+            if self.shared.is_stopping() {
+                return;
+            }
             if let LinkError::Broker(error @ (BrokerError::Log(_) | BrokerError::Closed)) = error {
                 return self.shared.fail(error);
             }
@@ -151,6 +157,7 @@ impl Relay {
         self.prepare(&channel).await?;
         link.within(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.ensure_all(&channel).await?;
+        self.report_old_queues().await?;
         self.shared.signals.refusals.clear(PART);
         let shared = Arc::clone(&self.shared);
         let mut checks = interval(shared.options.check_interval);
@@ -183,7 +190,10 @@ impl Relay {
                     check_at = None;
                     self.check(&channel).await?;
                 }
-                _ = checks.tick() => self.check(&channel).await?,
+                _ = checks.tick() => {
+                    self.check(&channel).await?;
+                    self.report_old_queues().await?;
+                }
                 () = link.lost(generation) => return Err(LinkError::Lost),
             }
         }
@@ -213,7 +223,7 @@ impl Relay {
             link.within(topology.declare_service(channel, &topology.proposals(experiment))).await?;
             link.within(topology.declare_service(channel, &topology.parked(experiment))).await?;
         }
-        self.report_old_queues().await
+        Ok(())
     }
 
     /// Reports queues of version 0.1 once: no process uses them any more.

@@ -42,6 +42,10 @@ impl Relay {
             Command::Leave(experiment) => {
                 self.experiments.remove(&experiment);
                 self.event_queues.retain(|_, queue| queue.experiment.as_ref() != Some(&experiment));
+                // Later the log is asked again, which needs what was stored.
+                self.flush().await?;
+                let kept = &self.event_queues;
+                self.filled.retain(|queue, _| kept.contains_key(queue));
             }
             Command::Forget { experiment, done } => {
                 self.forget(channel, &experiment).await?;
@@ -100,8 +104,7 @@ impl Relay {
         // A query for a missing queue closes the channel.
         let (_, probe) = link.channel().await?;
         let exists = link.within(look_at(&probe, name)).await?.is_some();
-        let record = self.log.load_cursor(&event_queue.record).map_err(BrokerError::from)?;
-        let filled = FillRecord::read(record.as_deref());
+        let filled = self.fill_record(&event_queue)?;
         let now = FillRecord {
             complete: true,
             limit: if event_queue.stream { 0 } else { self.shared.options.redeliveries_max },
@@ -128,8 +131,22 @@ impl Relay {
             link.within(unbind(channel, name, &exchange, key)).await?;
         }
         if now != filled || !is_good {
-            self.log.store_cursor(&event_queue.record, now.encoded()).map_err(BrokerError::from)?;
+            self.note_filled(&event_queue, now)?;
         }
+        Ok(())
+    }
+
+    /// Returns the record of a queue. The log may return an older one than was just stored.
+    fn fill_record(&self, event_queue: &EventQueue) -> Result<FillRecord, BrokerError> {
+        if let Some(filled) = self.filled.get(&event_queue.queue) {
+            return Ok(filled.clone());
+        }
+        Ok(FillRecord::read(self.log.load_cursor(&event_queue.record)?.as_deref()))
+    }
+
+    fn note_filled(&mut self, event_queue: &EventQueue, filled: FillRecord) -> Result<(), BrokerError> {
+        self.log.store_cursor(&event_queue.record, filled.encoded())?;
+        self.filled.insert(event_queue.queue.clone(), filled);
         Ok(())
     }
 
@@ -144,9 +161,7 @@ impl Relay {
         let (link, topology) = (&shared.publishing, &shared.topology);
         // Make the record durable before the queue exists: a partly filled queue must be recorded as
         // incomplete.
-        self.log
-            .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
-            .map_err(BrokerError::from)?;
+        self.note_filled(event_queue, FillRecord::incomplete())?;
         self.flush().await?;
         if exists {
             link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
@@ -165,7 +180,11 @@ impl Relay {
         // queue.
         let (_, filling) = link.channel().await?;
         link.within(filling.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.fill(&filling, event_queue).await
+        self.fill(&filling, event_queue).await?;
+        if exists {
+            shared.queue_replaced(name);
+        }
+        Ok(())
     }
 
     /// Sends a queue all events that the relay has passed.
@@ -215,9 +234,8 @@ impl Relay {
             .collect();
         for event_queue in forgotten {
             self.event_queues.remove(&event_queue.queue);
-            self.log
-                .store_cursor(&event_queue.record, FillRecord::incomplete().encoded())
-                .map_err(BrokerError::from)?;
+            self.note_filled(&event_queue, FillRecord::incomplete())?;
+            self.filled.remove(&event_queue.queue);
             let delete = channel.queue_delete(short(&event_queue.queue), QueueDeleteOptions::default());
             self.shared.publishing.within(delete).await?;
         }

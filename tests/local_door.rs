@@ -14,6 +14,8 @@ use crate::support::succeeded;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Nobody, in every system of users.
 const NOBODY: u32 = 65_534;
+/// Another user, in the group of nobody.
+const COLLEAGUE: u32 = 65_533;
 
 const READING: [&[&str]; 16] = [
     &["experiment", "list", "--json"],
@@ -260,8 +262,13 @@ fn a_data_folder_is_open_to_its_owner_and_group_only() {
 
 /// Runs a command as nobody.
 fn as_nobody(command: &Command) -> Command {
+    as_user(NOBODY, command)
+}
+
+/// Runs a command as a user in the group of nobody.
+fn as_user(user: u32, command: &Command) -> Command {
     let mut other = Command::new("setpriv");
-    other.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
+    other.args([&format!("--reuid={user}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
     other.arg(command.get_program()).args(command.get_args()).current_dir("/");
     other
 }
@@ -294,11 +301,20 @@ fn root_reads_the_log_of_a_service_and_leaves_it_usable() {
         entries(&data).into_iter().filter(of_root).collect::<Vec<_>>()
     };
     give();
+    // As a new data folder is.
+    for path in entries(&data) {
+        let mode = if path.is_dir() { 0o750 } else { 0o640 };
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    }
     let export = as_nobody(&folders.dissent("data", &["log", "export"]));
     let service = Holder::spawn(export, &data.join("dissent.sock"));
     let before = entries(&data);
     for command in READING {
         let (code, _, stderr) = outcome(folders.dissent("data", command));
+        assert!(stderr.contains("reading through it") && code != Some(2), "{command:?}: {stderr}");
+    }
+    for command in READING {
+        let (code, _, stderr) = outcome(as_user(COLLEAGUE, &folders.dissent("data", command)));
         assert!(stderr.contains("reading through it") && code != Some(2), "{command:?}: {stderr}");
     }
     assert_eq!(entries(&data), before, "reading creates no file");

@@ -114,8 +114,7 @@ pub(crate) fn read_log(data_dir: &Path) -> anyhow::Result<ReadLog> {
                 note(&format!(
                     "another process has the event log open: reading through it up to position {head}"
                 ))?;
-                // A report may be written to a folder of another user.
-                ownership::keep(data_dir);
+                ownership::keep_beside_log(data_dir);
                 return Ok(ReadLog(Source::Remote(Arc::new(log))));
             }
             Err(NoRemoteLog::Failed(error)) => return Err(error.into()),

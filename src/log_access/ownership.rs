@@ -5,54 +5,68 @@
 //! log. So root gives its new files back to the owner of the data folder: when it opens a log, and when the
 //! command ends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Result;
 
 use crate::socket_path::SOCKET;
 
-/// Entries of a data folder that commands write.
-const WRITTEN: [&str; 8] =
-    ["log", "artifacts", "snapshots", "reports", "backups", "feedback-inbox", "inputs", SOCKET];
+/// Entries of a data folder that a process with its log writes.
+const WITH_LOG: &[&str] =
+    &["log", "artifacts", "snapshots", "reports", "backups", "feedback-inbox", "inputs", SOCKET];
+/// Entries that a command writes while another process has the log.
+const BESIDE_LOG: &[&str] = &["reports"];
 /// Deepest folder that is searched.
 const DEPTH_MAX: usize = 8;
 
-/// Data folders to give back when the command ends.
-static OPENED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Data folders with the entries to give back when the command ends.
+static OPENED: Mutex<BTreeMap<PathBuf, &[&str]>> = Mutex::new(BTreeMap::new());
 
-/// Gives files of root in a data folder to the owner of the folder, now and at the end of the command.
-/// Does nothing for other users, and in a folder of root.
+/// Gives files of root in a data folder, whose log this process has open, to the owner of the folder: now and
+/// at the end of the command. Does nothing for other users, and in a folder of root.
 pub(crate) fn keep(data_dir: &Path) {
-    if give_back(data_dir) {
-        OPENED.lock().unwrap_or_else(PoisonError::into_inner).insert(data_dir.to_owned());
+    if give_back(data_dir, WITH_LOG) {
+        opened().insert(data_dir.to_owned(), WITH_LOG);
+    }
+}
+
+/// As [`keep`], for a command that reads the log of another process.
+pub(crate) fn keep_beside_log(data_dir: &Path) {
+    if rustix::process::geteuid().is_root() {
+        opened().entry(data_dir.to_owned()).or_insert(BESIDE_LOG);
     }
 }
 
 /// Gives back the files of all folders passed to [`keep`], at the end of a command.
 pub(crate) fn give_back_all() {
-    let opened = std::mem::take(&mut *OPENED.lock().unwrap_or_else(PoisonError::into_inner));
-    for data_dir in opened {
-        give_back(&data_dir);
+    let opened = std::mem::take(&mut *opened());
+    for (data_dir, entries) in opened {
+        give_back(&data_dir, entries);
     }
 }
 
+fn opened() -> MutexGuard<'static, BTreeMap<PathBuf, &'static [&'static str]>> {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns whether the folder belongs to another user than root, who runs this command.
-fn give_back(data_dir: &Path) -> bool {
+fn give_back(data_dir: &Path, entries: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
         return false;
     }
-    let given = open_folder(rustix::fs::CWD, data_dir).and_then(|folder| {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let given = rustix::fs::open(data_dir, flags, Mode::empty()).and_then(|folder| {
         let owner = Owner::of(&rustix::fs::fstat(&folder)?);
         if owner.user.is_root() {
             return Ok(false);
         }
-        for name in WRITTEN {
+        for name in entries {
             match owner.take(&folder, Path::new(name), 0) {
                 Err(rustix::io::Errno::NOENT) => {}
                 given => given?,

@@ -2,10 +2,11 @@
 //! open.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-
+use axum::Router;
 use dissent_storage::SledLog;
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use super::super::server::{LogAccess, Server, ServerArgs};
 use super::output::print_line;
 use crate::error::BadInput;
 use crate::log_access::backups;
+use crate::log_access::door::LocalDoor;
 
 /// Longest wait for a server to copy its log. Several hundred thousand events take a second.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -40,14 +42,17 @@ pub(super) struct BackupArgs {
 
 pub(super) fn run(data_dir: &Path, args: &BackupArgs, as_json: bool) -> anyhow::Result<()> {
     let (events, path) = match args.server.log_access(data_dir)? {
-        LogAccess::Here(log) => back_up(&log, data_dir, args.to.as_deref())?,
+        LogAccess::Here(log) => back_up(log, data_dir, args.to.as_deref())?,
         LogAccess::Server(server) => back_up_on_server(&server, args.to.as_deref())?,
     };
     let value = json!({ "events": events, "path": path });
     print_line(as_json, &value, &format!("{events} events in {}", path.display()))
 }
 
-fn back_up(log: &SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
+fn back_up(log: SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<(u64, PathBuf)> {
+    let log = Arc::new(log);
+    // The copy of a long log takes a while, in which other commands read it.
+    let _door = LocalDoor::start(log.clone(), data_dir, Router::new())?;
     let to = to.map_or_else(|| backups::new_folder(data_dir), Path::to_owned);
     let events = log.backup(&to)?;
     Ok((events, to))

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::stream::InHand;
+use super::stream::{Activity, InHand};
 
 /// The client does not send the rest of its request.
 #[derive(Debug, thiserror::Error)]
@@ -19,13 +20,20 @@ struct LateBody(Duration);
 /// The body of a request, which fails if its next part does not arrive in time.
 pub(super) struct RequestBody {
     inner: Incoming,
+    activity: Arc<Activity>,
     timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, timeout: Duration) -> Self {
-        Self { inner, timeout, deadline: None }
+    pub(super) fn new(inner: Incoming, activity: Arc<Activity>, timeout: Duration) -> Self {
+        Self { inner, activity, timeout, deadline: None }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.activity.set_starved(false);
     }
 }
 
@@ -38,13 +46,18 @@ impl HttpBody for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
-            self.deadline = None;
+            if self.deadline.take().is_some() {
+                self.activity.set_starved(false);
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let timeout = self.timeout;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        let Self { activity, timeout, deadline, .. } = &mut *self;
+        let deadline = deadline.get_or_insert_with(|| {
+            activity.set_starved(true);
+            Box::pin(sleep(*timeout))
+        });
         ready!(deadline.as_mut().poll(context));
-        Poll::Ready(Some(Err(LateBody(timeout).into())))
+        Poll::Ready(Some(Err(LateBody(*timeout).into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -60,7 +60,9 @@ impl Listen for TcpListener {
     async fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
         let (stream, address) = Self::accept(self).await?;
         // A page of the log or a report is written in several parts.
-        stream.set_nodelay(true)?;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "failed to set the delay of a connection");
+        }
         Ok((stream, Some(address.ip())))
     }
 }
@@ -166,8 +168,8 @@ impl Service<Request<Incoming>> for SeatService {
         let is_last =
             self.served.fetch_add(1, Ordering::Relaxed) + 1 >= self.limits.requests || self.is_reserve;
         let is_refused = self.is_reserve && !RESERVED_PATHS.contains(&request.uri().path());
-        let body_timeout = self.limits.body_timeout;
-        let request = request.map(|body| Body::new(RequestBody::new(body, body_timeout)));
+        let (activity, body_timeout) = (self.activity.clone(), self.limits.body_timeout);
+        let request = request.map(|body| Body::new(RequestBody::new(body, activity, body_timeout)));
         let served = (!is_refused).then(|| self.routes.call(request));
         Box::pin(async move {
             let mut response = match served {

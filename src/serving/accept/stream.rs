@@ -29,6 +29,8 @@ pub(super) struct Activity {
     waiting_since: AtomicU64,
     /// Since when the client takes nothing of its answer; [`NEVER`] if it does.
     blocked_since: AtomicU64,
+    /// Since when the client sends nothing of its body; [`NEVER`] if it does.
+    starved_since: AtomicU64,
 }
 
 impl Activity {
@@ -37,12 +39,14 @@ impl Activity {
             in_hand: AtomicUsize::new(0),
             waiting_since: AtomicU64::new(now_ms()),
             blocked_since: AtomicU64::new(NEVER),
+            starved_since: AtomicU64::new(NEVER),
         })
     }
 
     /// Returns how long the server has waited for the client; `None` while the server is at work.
     pub(super) fn idle_for(&self) -> Option<Duration> {
-        let blocked = self.blocked_since.load(Ordering::Relaxed);
+        let blocked =
+            self.blocked_since.load(Ordering::Relaxed).min(self.starved_since.load(Ordering::Relaxed));
         let since = if blocked != NEVER {
             blocked
         } else if self.in_hand.load(Ordering::Relaxed) == 0 {
@@ -51,6 +55,12 @@ impl Activity {
             return None;
         };
         Some(Duration::from_millis(now_ms().saturating_sub(since)))
+    }
+
+    /// Notes whether the server waits for the rest of a body.
+    pub(super) fn set_starved(&self, is_starved: bool) {
+        let since = if is_starved { now_ms() } else { NEVER };
+        self.starved_since.store(since, Ordering::Relaxed);
     }
 
     /// Counts a request until the guard is dropped.

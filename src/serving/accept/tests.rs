@@ -188,6 +188,8 @@ fn health_and_orders_pass_while_clients_pipeline_and_read_nothing() {
 fn health_and_orders_pass_while_clients_are_silent() {
     orders_pass(Limits { connections: 64, ..Limits::default() }, 64, "");
     orders_pass(Limits::default(), 256, "GET / HTTP/1.1\r\n");
+    let half = "POST /order HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf";
+    orders_pass(Limits::default(), 256, half);
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dissent_actors::Ending;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::replay::Replay;
 
 use super::runtime_args::{OverrideArgs, RuntimeOverrides};
+use crate::cli::server::{self, Server};
 use crate::cli::{paths, suggestion};
 use crate::config::{Config, ConfigSource};
 use crate::error::BadInput;
@@ -16,9 +19,15 @@ use crate::experiment::run::{Run, run_experiment};
 use crate::forecast;
 use crate::history::overview::{CommandedBy, ExperimentHistory};
 use crate::history::suggested_fork::SuggestedFork;
+use crate::log_access::open;
 use crate::progress::ProgressView;
 use crate::report;
 use crate::telemetry::LogFormat;
+
+/// Interval at which a run looks at the server that it follows.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which it prints the progress of that server.
+const SHOW_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Run an experiment to its end, or resume it
 #[derive(Debug, clap::Args)]
@@ -57,6 +66,7 @@ With [feedback] a round continues: the selected pairs are judged, the reward mod
                 gradient_accumulation = 1, max_length = 512, weight_decay = 0, max_grad_norm = 1, adam_betas, adam_epsilon,
                 lora.r, lora.alpha, lora.targets, full = false, recompute = false, seed
 
+If a server has the data folder, the command hands the experiment to it and follows.
 The command starts a created experiment. A paused experiment stays paused until `dissent experiment resume NAME`.
 
 Press Ctrl-C to stop: work in progress is finished, or abandoned after a second Ctrl-C. Finished work is kept, and the same command
@@ -95,10 +105,13 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
     }
     let source = ConfigSource::read(&args.config, &args.overrides.all())?;
     let view = ProgressView::new(format);
-    let Run { ending, experiment, log } =
-        run_experiment(&config, &source, &data_dir, args.wait, &view).map_err(|error| {
-            suggestion::with_fork(error, &data_dir, |name| suggestion::this_command(&["--set", name]))
-        })?;
+    let run = match server::of_data_folder(&data_dir)? {
+        Some(server) => follow(&server, &config, &source, &data_dir, args.wait, &view),
+        None => run_experiment(&config, &source, &data_dir, args.wait, &view),
+    };
+    let Run { ending, experiment, log } = run.map_err(|error| {
+        suggestion::with_fork(error, &data_dir, |name| suggestion::this_command(&["--set", name]))
+    })?;
     drop(view);
     match ending {
         Ending::Finished => conclude(&*log, &experiment, &data_dir, args.json),
@@ -106,6 +119,43 @@ pub(crate) fn run(data_dir: Option<&Path>, format: LogFormat, args: &RunArgs) ->
         Ending::Paused => print_resume_commands(&*log, &experiment, &data_dir),
         Ending::Cancelled => Err(BadInput(cancelled_text(&*log, &experiment, &data_dir)?).into()),
     }
+}
+
+/// Hands the experiment to a running server, and follows it until it ends or waits for people.
+fn follow(
+    server: &Server,
+    config: &Config,
+    source: &ConfigSource,
+    data_dir: &Path,
+    waits_for_people: bool,
+    view: &ProgressView,
+) -> anyhow::Result<Run> {
+    let experiment = config.experiment.name.clone();
+    view.print_line("a server has the data folder: handing the experiment to it");
+    server.run(&experiment, source)?;
+    view.print_line("the server runs the experiment; Ctrl-C ends this command, and the server continues");
+    let mut shown = (Instant::now(), 0);
+    let ending = loop {
+        std::thread::sleep(FOLLOW_INTERVAL);
+        let Some(row) = server.hosted(&experiment)? else { continue };
+        if let Some(halt) = row.halted {
+            let reason = format!("the server has halted the experiment: {}", halt.reason);
+            return Err(anyhow::anyhow!(reason).context("retry with `dissent experiment retry`"));
+        }
+        let events = row.events.unwrap_or_default();
+        if events != shown.1 && shown.0.elapsed() >= SHOW_INTERVAL {
+            view.print_line(&format!("{events} events"));
+            shown = (Instant::now(), events);
+        }
+        match row.status {
+            Some(ExperimentStatus::Finished) => break Ending::Finished,
+            Some(ExperimentStatus::Cancelled) => break Ending::Cancelled,
+            Some(ExperimentStatus::Paused) => break Ending::Paused,
+            Some(_) if row.waits_for_people && !waits_for_people => break Ending::WaitsForPeople,
+            Some(ExperimentStatus::Created | ExperimentStatus::Running) | None => {}
+        }
+    };
+    Ok(Run { ending, experiment, log: open::read_log(data_dir)?.shared() })
 }
 
 fn configured(args: &RunArgs) -> anyhow::Result<Config> {

@@ -8,7 +8,6 @@ use dissent_actors::Roles;
 use super::runtime_args::RuntimeOverrides;
 use crate::cli::{paths, suggestion};
 use crate::config::{Config, ConfigSource, ServerConfig, WorkerConfig};
-use crate::serving::control_token::ControlToken;
 use crate::serving::server::{self, ServerOptions};
 use crate::serving::worker::{self, Source, WorkerOptions};
 
@@ -32,6 +31,7 @@ A server needs no settings. In server.toml, each of these is optional:
   [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
   [models]      memory_gib (60 % of the memory), idle_minutes = 30: limits of loaded models
   [archive]     folder*, after_days*: where and when ended experiments are copied to
+  log_filter    in place of --log-filter; SIGHUP reads it again
 Without --config, these sections of experiment.toml count. The address, amqp://user:password@host:5672/vhost, is read from
 DISSENT_RABBITMQ_URL, or from the file broker.url_file. Without a prefix, the queues are named by the data folder's installation.
 
@@ -133,7 +133,8 @@ pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result
         roles: args.common.roles.clone(),
         listen: args.listen,
         until_finished: args.common.until_finished,
-        token: ControlToken::find(args.control_token_file.as_deref())?,
+        token_file: args.control_token_file.clone(),
+        config_file: args.config.clone(),
     };
     let first = first.map(|(config, source)| (config.experiment.name, source));
     server::serve(server, &data_dir, &options, first).map_err(|error| {

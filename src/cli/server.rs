@@ -7,17 +7,20 @@ use anyhow::Context as _;
 use dissent_domain::event::FeedbackReceived;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::LogError;
+use dissent_domain::operator::ExperimentStatus;
 use dissent_storage::SledLog;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Request, StatusCode};
-use serde::Deserialize as _;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::ConfigSource;
 use crate::error::BadInput;
 use crate::experiment::fork::{ForkRequest, Forked};
+use crate::experiment::kept_config::Halt;
 use crate::http_client::{self, Endpoint, HttpError, Response};
+use crate::log_access::door;
 use crate::log_access::open::{self, WritableLog};
 use crate::serving::control_token::ControlToken;
 use crate::serving::worker_directory::ServerEntry;
@@ -120,6 +123,36 @@ impl ServerArgs {
     }
 }
 
+/// Returns the server that has the log of a data folder open; `None` if nobody has, or another command.
+///
+/// # Errors
+/// If the process that has the log open cannot be queried.
+pub(crate) fn of_data_folder(data_dir: &Path) -> anyhow::Result<Option<Server>> {
+    let socket = door::socket(data_dir);
+    if !socket.exists() {
+        return Ok(None);
+    }
+    let server = Server { endpoint: Endpoint::Unix(socket), token: None, found: Found::Door };
+    match server.entry() {
+        Ok(entry) => Ok(entry.map(|_| server)),
+        // A command or a run has the log: it has no server's routes.
+        Err(error) if error.is::<BadInput>() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a server does with an experiment.
+#[derive(Debug, Deserialize)]
+pub(crate) struct HostedRow {
+    experiment: ExperimentId,
+    /// Why the server halted it, if it did.
+    pub(crate) halted: Option<Halt>,
+    pub(crate) events: Option<u64>,
+    pub(crate) status: Option<ExperimentStatus>,
+    #[serde(default)]
+    pub(crate) waits_for_people: bool,
+}
+
 /// Opens the log of a data folder, or finds the process on this host that has it open.
 ///
 /// # Errors
@@ -146,6 +179,25 @@ impl Server {
         let body = json!({ "source": source, "by": by });
         let response = self.post("/api/v1/experiments", body, LOADING_TIMEOUT)?;
         ExperimentId::deserialize(&response["experiment"]).context(UNREADABLE)
+    }
+
+    /// Runs an experiment: records it if it is new, hosts it and starts it.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub(crate) fn run(&self, experiment: &ExperimentId, source: &ConfigSource) -> anyhow::Result<()> {
+        let body = json!({ "source": source });
+        self.post(&format!("/api/v1/experiments/{experiment}/run"), body, LOADING_TIMEOUT).map(drop)
+    }
+
+    /// Returns what the server does with an experiment; `None` if it does not answer now.
+    ///
+    /// # Errors
+    /// If the server refuses, or its response cannot be read.
+    pub(crate) fn hosted(&self, experiment: &ExperimentId) -> anyhow::Result<Option<HostedRow>> {
+        let Some(rows) = self.get("/api/v1/experiments")? else { return Ok(None) };
+        let rows = Vec::<HostedRow>::deserialize(&rows).context(UNREADABLE)?;
+        Ok(rows.into_iter().find(|row| row.experiment == *experiment))
     }
 
     /// Records a fork, which the server then hosts if it has the configuration.

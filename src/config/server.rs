@@ -31,6 +31,8 @@ pub(crate) struct ServerConfig {
     pub(crate) models: ModelsConfig,
     /// The archive of finished experiments.
     pub(crate) archive: Option<ArchiveConfig>,
+    /// Filter of the log lines, in place of that of the command line. SIGHUP reads it again.
+    pub(crate) log_filter: Option<String>,
 }
 
 /// `[models]`: the limits of loaded models.

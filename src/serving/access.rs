@@ -7,6 +7,7 @@
 //! - Without a token, on another address, every request is refused.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 
@@ -16,16 +17,14 @@ use crate::serving::control_token::{ControlToken, VARIABLE};
 /// Decides whether a control request is accepted.
 #[derive(Debug, Clone)]
 pub(super) struct AccessCheck {
-    /// Hash of the expected `Authorization` header. Two hashes are compared in constant time.
-    token: Option<blake3::Hash>,
+    /// Hash of the expected `Authorization` header. Two hashes are compared in constant time. Clones share it.
+    token: Arc<RwLock<Option<blake3::Hash>>>,
     listener: Listener,
 }
 
 /// The socket at which requests arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listener {
-    /// A Unix socket. The file system has decided who connects.
-    Unix,
     /// An address that only this host reaches, and thus also pages in its browsers.
     Loopback,
     /// Any other address.
@@ -34,19 +33,25 @@ enum Listener {
 
 impl AccessCheck {
     pub(super) fn new(listen: SocketAddr, token: Option<&ControlToken>) -> Self {
-        let token = token.map(|token| blake3::hash(token.bearer().as_bytes()));
         let listener = if listen.ip().is_loopback() { Listener::Loopback } else { Listener::Public };
-        Self { token, listener }
+        let check = Self { token: Arc::default(), listener };
+        check.set_token(token);
+        check
     }
 
-    /// Accepts every request, at a Unix socket.
-    pub(super) fn of_unix_socket() -> Self {
-        Self { token: None, listener: Listener::Unix }
+    /// Replaces the token, for all clones.
+    pub(super) fn set_token(&self, token: Option<&ControlToken>) {
+        let hash = token.map(|token| blake3::hash(token.bearer().as_bytes()));
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = hash;
+    }
+
+    fn token(&self) -> Option<blake3::Hash> {
+        *self.token.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether any control request can be accepted.
     pub(super) fn accepts_some(&self) -> bool {
-        self.token.is_some() || self.listener != Listener::Public
+        self.token().is_some() || self.listener != Listener::Public
     }
 
     /// Accepts or refuses a control request by its headers.
@@ -54,15 +59,12 @@ impl AccessCheck {
     /// # Errors
     /// The response to a request that is refused.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.listener == Listener::Unix {
-            return Ok(());
-        }
         if headers.contains_key(ORIGIN) {
             return Err(Problem::forbidden(
                 "a browser page may not send control requests: use the `dissent` command",
             ));
         }
-        if let Some(expected) = self.token {
+        if let Some(expected) = self.token() {
             let sent = text(headers, &AUTHORIZATION).unwrap_or_default();
             return if blake3::hash(sent.as_bytes()) == expected {
                 Ok(())
@@ -87,7 +89,7 @@ impl AccessCheck {
     /// # Errors
     /// The response to a request that is refused.
     pub(super) fn check_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.token.is_none() && self.listener == Listener::Loopback {
+        if self.token().is_none() && self.listener == Listener::Loopback {
             return check_host(headers);
         }
         Ok(())
@@ -173,6 +175,16 @@ mod tests {
             let page = [(ORIGIN, "http://evil.example"), (AUTHORIZATION, right.as_str())];
             assert_eq!(checked(&access, &page), Err(StatusCode::FORBIDDEN));
         }
+    }
+
+    #[test]
+    fn a_replaced_token_counts_at_once() {
+        let access = access("0.0.0.0:9464", Some(TOKEN));
+        let routes = access.clone();
+        access.set_token(Some(&ControlToken::new("fedcba9876543210").unwrap()));
+        let sent = |token: &str| checked(&routes, &[(AUTHORIZATION, &format!("Bearer {token}"))]);
+        assert_eq!(sent("fedcba9876543210"), Ok(()));
+        assert_eq!(sent(TOKEN), Err(StatusCode::UNAUTHORIZED));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `GET /api/v1/experiments/NAME/configuration` | the kept configuration, for workers without a shared store |
 //! | `POST /api/v1/experiments/NAME/retry` | goes on with a halted experiment |
 //! | `POST /api/v1/experiments/NAME/fork` | records a fork, and hosts it; over the local socket only |
+//! | `POST /api/v1/experiments/NAME/run` | as `dissent run`; over the local socket only |
 //! | `POST /api/v1/experiments/NAME/judgements` | records judgements of people, all or none |
 //! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment start` … |
 //! | `POST /backup` | copies the log to a new folder in `backups` of the data folder |
@@ -112,6 +113,7 @@ impl Api {
         let local = Router::new()
             .route("/api/v1/experiments", post(create::create))
             .route("/api/v1/experiments/{name}/fork", post(create::fork))
+            .route("/api/v1/experiments/{name}/run", post(create::run))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(self.clone());
         self.common().merge(local)

@@ -180,7 +180,11 @@ async fn delete_if_unused(
     let begun = Instant::now();
     loop {
         match broker.followers(experiment).await? {
-            0 => return broker.forget(experiment).await.map(|()| 0),
+            0 => {
+                // The relay has let go of them when the experiment left.
+                let queues = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
+                return broker.delete_queues(&queues).await.map(|_| 0);
+            }
             followers if begun.elapsed() >= time_limit => return Ok(followers),
             _ => tokio::time::sleep(DISCONNECT_POLL).await,
         }

@@ -1,7 +1,7 @@
 //! The server: writes the histories of all experiments of a data folder.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::config::{ConfigSource, ServerConfig};
 use crate::installation::Installation;
 use crate::log_access::door::LocalDoor;
 use crate::log_access::open;
+use crate::telemetry;
 
 /// Options of a server.
 #[derive(Debug, Clone)]
@@ -34,8 +35,30 @@ pub(crate) struct ServerOptions {
     pub(crate) listen: SocketAddr,
     /// Whether the process exits when no experiment is left to run, instead of waiting for a signal.
     pub(crate) until_finished: bool,
-    /// The control token of requests from other hosts.
-    pub(crate) token: Option<ControlToken>,
+    /// The file with the control token of requests from other hosts.
+    pub(crate) token_file: Option<PathBuf>,
+    /// The file with the settings of the server.
+    pub(crate) config_file: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    fn token(&self) -> anyhow::Result<Option<ControlToken>> {
+        ControlToken::find(self.token_file.as_deref())
+    }
+
+    /// Reads again what can change while the server runs: the control token, and the log filter of the settings.
+    fn reload(&self, access: &AccessCheck) -> anyhow::Result<()> {
+        let token = self.token()?;
+        let filter = match &self.config_file {
+            Some(path) => ServerConfig::load(path)?.log_filter,
+            None => None,
+        };
+        if let Some(filter) = filter {
+            telemetry::set_filter(&filter)?;
+        }
+        access.set_token(token.as_ref());
+        Ok(())
+    }
 }
 
 /// Hosts the experiments of a data folder until a signal stops the process. With `first`, this experiment is
@@ -49,6 +72,9 @@ pub(crate) fn serve(
     options: &ServerOptions,
     first: Option<(ExperimentId, ConfigSource)>,
 ) -> anyhow::Result<()> {
+    if let Some(filter) = &config.log_filter {
+        telemetry::set_filter(filter)?;
+    }
     let log = Arc::new(open::open_for_writing(data_dir)?);
     let api = Api::of(data_dir);
     let _door = LocalDoor::start(log.clone(), data_dir, api.local_routes())?;
@@ -57,12 +83,12 @@ pub(crate) fn serve(
     let status = Arc::new(ServiceStatus::new(ModelCache::new(config.models.limits())));
     actix::System::new().block_on(async {
         let mut signals = Signals::new()?;
-        let access = AccessCheck::new(options.listen, options.token.as_ref());
+        let access = AccessCheck::new(options.listen, options.token()?.as_ref());
         if !access.accepts_some() {
             let address = options.listen;
             tracing::info!(%address, "refusing control requests on a public address without a control token");
         }
-        http::listen(options.listen, status.clone(), access.clone(), api.routes(access)).await?;
+        http::listen(options.listen, status.clone(), access.clone(), api.routes(access.clone())).await?;
         let serving = async {
             status.wait_for("waiting for the broker");
             let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;
@@ -97,13 +123,13 @@ pub(crate) fn serve(
         };
         let mut experiments = tokio::select! {
             started = serving => started?,
-            () = stop_signal(&mut signals) => return Ok(()),
+            () = stop_signal(&mut signals, options, &access) => return Ok(()),
         };
         let only = first.as_ref().map(|(experiment, _)| experiment);
         let is_done = |status: &ServiceStatus| options.until_finished && is_over(status, only);
         let outcome = tokio::select! {
             outcome = experiments.run(is_done) => outcome,
-            () = stop_signal(&mut signals) => Ok(()),
+            () = stop_signal(&mut signals, options, &access) => Ok(()),
         };
         let outcome = outcome.and_then(|()| check_end(&status, only.filter(|_| options.until_finished)));
         status.start_draining();
@@ -122,10 +148,15 @@ pub(crate) fn serve(
     })
 }
 
-/// Waits for a signal to stop.
-async fn stop_signal(signals: &mut Signals) {
+/// Waits for a signal to stop, and reloads on SIGHUP.
+async fn stop_signal(signals: &mut Signals, options: &ServerOptions, access: &AccessCheck) {
     while signals.next().await == Received::Reload {
-        tracing::info!("keeping all settings: none can be reloaded");
+        match options.reload(access) {
+            Ok(()) => tracing::info!("reloaded the control token and the log filter"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "keeping the old settings: they cannot be reloaded");
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dissent_actors::{ModelCache, ProcessHealth, Progress};
 use dissent_domain::id::ExperimentId;
+use dissent_domain::operator::ExperimentStatus;
 use serde::Serialize;
 
 use super::broker_handle::BrokerHandle;
@@ -129,6 +130,15 @@ impl ServiceStatus {
     /// Returns what the process does with an experiment, if it knows the experiment.
     pub(super) fn hosting(&self, experiment: &ExperimentId) -> Option<Hosting> {
         lock(&self.experiments).get(experiment).cloned()
+    }
+
+    /// Returns the status of an experiment whose steps run here.
+    pub(super) fn status(&self, experiment: &ExperimentId) -> Option<ExperimentStatus> {
+        match self.hosting(experiment)? {
+            Hosting::Running(health) => Some(health.progress.borrow().status),
+            Hosting::Ended(progress) => Some(progress.status),
+            Hosting::Loading | Hosting::Halted(_) | Hosting::NoConfiguration => None,
+        }
     }
 
     /// Returns the experiments whose steps run or wait for workers.

@@ -4,14 +4,19 @@ mod collector;
 mod traces;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
+use anyhow::Context as _;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::error::BadInput;
 use traces::Traces;
+
+/// The filter of the log lines of this process.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Format of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -43,9 +48,9 @@ impl Telemetry {
     /// # Errors
     /// If the filter is invalid, or the environment asks for an unsupported way of sending traces.
     pub(crate) fn start(settings: &Settings<'_>) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(settings.filter)
-            // The error's text repeats its source, so the chain would print it twice.
-            .map_err(|error| BadInput(format!("--log-filter {}: {error}", settings.filter)))?;
+        let (filter, handle) = reload::Layer::new(parsed(settings.filter)?);
+        // The telemetry starts once in a process.
+        let _first = FILTER.set(handle);
         let log = log_layer(settings.format, io::stderr).with_filter(filter);
         let traces = settings.traced_as.map(Traces::of_environment).transpose()?.flatten();
         match &traces {
@@ -62,6 +67,20 @@ impl Telemetry {
             traces.finish();
         }
     }
+}
+
+/// Replaces the filter of the log lines.
+///
+/// # Errors
+/// If the filter is invalid, or the telemetry has not started.
+pub(crate) fn set_filter(filter: &str) -> anyhow::Result<()> {
+    let handle = FILTER.get().context("the telemetry has not started")?;
+    Ok(handle.reload(parsed(filter)?)?)
+}
+
+fn parsed(filter: &str) -> Result<EnvFilter, BadInput> {
+    // The error's text repeats its source, so the chain would print it twice.
+    EnvFilter::try_new(filter).map_err(|error| BadInput(format!("--log-filter {filter}: {error}")))
 }
 
 /// Prints the error of a failed command on stderr, independent of the log filter.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dissent_domain::event::{EventId, ExperimentFinished, NewEvent};
 use dissent_domain::id::ExperimentId;
-use dissent_queues::{Broker as _, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions};
+use dissent_queues::{Broker as _, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions, ServerIdentity};
 use dissent_storage::MemoryLog;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -37,7 +37,15 @@ impl TestBroker {
         let mut options = RabbitOptions::from_url(&node.url()).unwrap();
         options.prefix = PREFIX.to_owned();
         let log = Arc::new(MemoryLog::new());
-        let server = RabbitBroker::connect_server(options.clone(), log).await.unwrap();
+        let identity = ServerIdentity {
+            installation: "test".to_owned(),
+            host: "here".to_owned(),
+            process: std::process::id(),
+            version: "test".to_owned(),
+            since_us: 0,
+        };
+        let server = RabbitBroker::connect_server(options.clone(), log, identity).await.unwrap();
+        server.host(&lab()).unwrap();
         let worker = RabbitBroker::connect_worker(options).await.unwrap();
         let journal = server.proposals().unwrap();
         let broker = Self { folder, url: node.url(), server, worker, journal };
@@ -81,7 +89,7 @@ impl TestBroker {
     /// Waits until there are `count` dead letters, and returns them.
     async fn letters(&self, count: usize) -> Vec<Value> {
         let arrived = async {
-            while self.server.dead_list(10).await.unwrap().len() != count {
+            while self.server.dead_list(&[lab()], 10).await.unwrap().len() != count {
                 tokio::time::sleep(POLL).await;
             }
         };
@@ -101,7 +109,7 @@ impl TestBroker {
     async fn publish_nonsense(&self) {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
-        let (queue, options) = (format!("{PREFIX}.proposals"), BasicPublishOptions::default());
+        let (queue, options) = (proposals(), BasicPublishOptions::default());
         let properties = BasicProperties::default().with_delivery_mode(2);
         channel
             .basic_publish("".into(), queue.as_str().into(), options, b"nonsense", properties)
@@ -111,12 +119,21 @@ impl TestBroker {
     }
 }
 
+fn lab() -> ExperimentId {
+    ExperimentId::new("lab").unwrap()
+}
+
+/// The queue of the proposals of the experiment.
+fn proposals() -> String {
+    format!("{PREFIX}.2.proposals.{}", EventId::of_experiment(&lab()).0.simple())
+}
+
 fn rejected() -> ProposalReply {
     ProposalReply::Rejected { reason: "the round is closed".to_owned() }
 }
 
 fn proposal() -> (EventId, Proposal) {
-    let experiment = ExperimentId::new("lab").unwrap();
+    let experiment = lab();
     let id = EventId::of_experiment(&experiment).caused("test", 0);
     let event = NewEvent::new(id, None, "test", 0, &ExperimentFinished { rounds: 1 }.into()).unwrap();
     (id, Proposal { experiment, cause: None, events: vec![event] })
@@ -148,7 +165,7 @@ async fn shown(broker: &TestBroker, event: EventId) {
     for (key, expected) in [
         ("kind", "proposal"),
         ("experiment", "lab"),
-        ("queue", "letters.proposals"),
+        ("queue", proposals().as_str()),
         ("reason", "the round is closed"),
     ] {
         assert_eq!(letters[0][key], expected, "{}", letters[0]);

@@ -4,6 +4,7 @@
 mod dead;
 mod fleet;
 mod forgetting;
+mod many;
 #[path = "../../queues/tests/broker/node.rs"]
 mod node;
 mod outcome;

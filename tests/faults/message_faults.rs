@@ -39,7 +39,7 @@ impl MessageFaults {
     }
 
     fn queue(&self, name: &str) -> String {
-        format!("{}.{name}.{}", self.prefix, EventId::of_experiment(&self.experiment).0.simple())
+        format!("{}.2.{name}.{}", self.prefix, EventId::of_experiment(&self.experiment).0.simple())
     }
 
     fn groups(&self) -> Vec<String> {
@@ -77,7 +77,7 @@ impl MessageFaults {
             for _ in 0..MESSAGES.min(events.len()) {
                 let event = random.one_of(&events);
                 let (exchange, key) = (event.exchange.as_str(), event.routing_key.as_str());
-                let events = format!("{}.events", self.prefix);
+                let events = format!("{}.2.events", self.prefix);
                 // The events that fill a new stream are published without the exchange.
                 let exchange = if exchange.is_empty() { &events } else { exchange };
                 publish(&channel, exchange, key, &event.data, event.properties.clone()).await;
@@ -106,8 +106,7 @@ impl MessageFaults {
             let (_connection, channel) = self.channel().await;
             let events = self.history(&channel).await;
             let mut queues = self.groups();
-            queues.extend(["proposals", "parked"].map(|name| format!("{}.{name}", self.prefix)));
-            queues.push(self.queue("history"));
+            queues.extend(["proposals", "parked", "history"].map(|name| self.queue(name)));
             for number in 0..MESSAGES {
                 let mut body = match events.is_empty() {
                     true => Vec::new(),

@@ -141,12 +141,13 @@ impl RunningExperiment {
     /// Stops the steps and the watches, and waits until the steps have finished.
     pub(super) async fn drained(self) -> Option<SnapshotWriter> {
         self.stop.stop();
-        self.running.drained().await;
+        // First: the watch that begins trainings keeps the thread of the trainer.
         for watch in self.watches {
             watch.abort();
             // Its consumers and its context are dropped then.
             let _aborted = watch.await;
         }
+        self.running.drained().await;
         self.snapshots
     }
 }

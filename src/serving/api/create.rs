@@ -2,12 +2,15 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use dissent_domain::log::EventLog as _;
+use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::orders::not_a_server;
-use super::{Api, Body, Named, json_response, problem_of_failure};
+use super::{Api, Body, Named, json_response, problem_of, problem_of_failure};
 use crate::config::ConfigSource;
+use crate::error::BadInput;
 use crate::experiment::create::record_experiment;
 use crate::experiment::fork::{ForkRequest, make_fork};
 use crate::experiment::kept_config::KeptConfigs;
@@ -38,6 +41,37 @@ pub(super) async fn create(
     let experiment = recording.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;
     orders.host(&experiment).await.map_err(problem_of_failure)?;
     Ok(json_response(&json!({ "experiment": experiment, "state": "created", "changed": true })))
+}
+
+/// Runs an experiment from its configuration: records it if it is new, hosts it, and starts it if it waits for
+/// its start.
+pub(super) async fn run(
+    State(api): State<Api>,
+    Named(experiment): Named,
+    Body(NewExperiment { source, by }): Body<NewExperiment>,
+) -> Result<Response, Problem> {
+    let service = api.service()?;
+    let orders = service.orders.as_ref().ok_or_else(not_a_server)?;
+    let (log, artifacts, data_dir, name) =
+        (service.log.clone(), service.artifacts.clone(), api.0.data_dir.clone(), experiment.clone());
+    let operator = by.clone();
+    let recording = tokio::task::spawn_blocking(move || {
+        let found = source.load()?.experiment.name;
+        anyhow::ensure!(found == name, BadInput(format!("the configuration is that of {found}")));
+        if log.read_stream(&name, 0, 1)?.is_empty() {
+            record_experiment(&*log, &artifacts, &source, &by)?;
+        }
+        KeptConfigs::of(&data_dir).keep(&name, &source)
+    });
+    recording.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;
+    orders.host(&experiment).await.map_err(problem_of_failure)?;
+    let waits = |status: ExperimentStatus| status == ExperimentStatus::Created;
+    if service.status.status(&experiment).is_some_and(waits) {
+        let reason = Some("dissent run".to_owned());
+        let command = OperatorCommand { action: Action::Start, by: operator, reason };
+        service.control.command(experiment.clone(), command).await.map_err(problem_of)?;
+    }
+    Ok(json_response(&json!({ "experiment": experiment })))
 }
 
 pub(super) async fn fork(

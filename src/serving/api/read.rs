@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use dissent_actors::Progress;
 use serde_json::{Value, json};
 
 use super::orders::not_a_server;
@@ -24,14 +25,20 @@ pub(super) async fn experiments(State(api): State<Api>) -> Result<Response, Prob
         let mut row = json!({ "experiment": experiment, "hosting": hosting.state() });
         match hosting {
             Hosting::Halted(halt) => row["halted"] = json!(halt),
-            Hosting::Running(health) => row["events"] = health.progress.borrow().events.into(),
-            Hosting::Ended(progress) => row["events"] = progress.events.into(),
+            Hosting::Running(health) => add_progress(&mut row, &health.progress.borrow()),
+            Hosting::Ended(progress) => add_progress(&mut row, &progress),
             Hosting::Loading | Hosting::NoConfiguration => {}
         }
         row
     };
     let rows: Vec<Value> = service.status.experiments().into_iter().map(row).collect();
     Ok(json_response(&Value::Array(rows)))
+}
+
+fn add_progress(row: &mut Value, progress: &Progress) {
+    row["events"] = progress.events.into();
+    row["status"] = json!(progress.status);
+    row["waits_for_people"] = progress.waits_for_people.into();
 }
 
 pub(super) async fn configuration(

@@ -37,6 +37,8 @@ const PART: &str = "publisher";
 struct Job {
     /// The delay queue that the message passes through, if any. It is declared before its first use.
     delay_ms: Option<u64>,
+    /// Whether the message found no queue before.
+    unroutable: bool,
     done: oneshot::Sender<()>,
 }
 
@@ -119,7 +121,10 @@ impl Publisher {
         let (done, confirmed) = oneshot::channel();
         let message = message.with_number(START, self.signals.start());
         let publishing = async {
-            self.queue.send((message, Job { delay_ms, done })).await.map_err(|_| BrokerError::Closed)?;
+            self.queue
+                .send((message, Job { delay_ms, unroutable: false, done }))
+                .await
+                .map_err(|_| BrokerError::Closed)?;
             confirmed.await.map_err(|_| BrokerError::Closed)
         };
         tokio::select! {
@@ -260,7 +265,10 @@ impl PublisherTask {
         Ok(())
     }
 
-    /// Declares the queue of a message that found none. Only the server declares queues of events.
+    /// Declares the queue of a message that found none twice. Only the server declares queues of events.
+    ///
+    /// The first time the queue may be just being deleted. RabbitMQ 3.10 does that in the background. A queue
+    /// that is declared meanwhile keeps the consumers of the old one, and its messages are stuck with them.
     async fn declare_missing(
         &mut self,
         channel: &Channel,
@@ -300,7 +308,7 @@ impl PublisherTask {
         &mut self,
         channel: &Channel,
         message: Message,
-        job: Job,
+        mut job: Job,
         outcome: PublishOutcome,
     ) -> Result<(), LinkError> {
         match outcome {
@@ -312,11 +320,13 @@ impl PublisherTask {
             // The caller has stopped waiting.
             PublishOutcome::Unroutable if job.done.is_closed() => Ok(()),
             PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                let declared = if matches!(outcome, PublishOutcome::Unroutable) {
+                let is_unroutable = matches!(outcome, PublishOutcome::Unroutable);
+                let declared = if is_unroutable && job.unroutable {
                     self.declare_missing(channel, &message, &job).await
                 } else {
                     Ok(())
                 };
+                job.unroutable = is_unroutable;
                 let again = self.resend.clone();
                 tokio::spawn(async move {
                     sleep(RESEND_DELAY).await;

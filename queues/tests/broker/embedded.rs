@@ -311,3 +311,83 @@ async fn a_damaged_or_foreign_record_is_an_error() {
         assert!(text.contains(hint), "{text}");
     }
 }
+
+/// A log of many experiments, one after the other.
+fn log_of(experiments: usize, events: usize) -> Arc<MemoryLog> {
+    let log = MemoryLog::new(Durability::Immediate);
+    for number in 0..experiments {
+        log.put_for(&ExperimentId::new(format!("experiment-{number}")).unwrap(), WANTED, events);
+    }
+    log
+}
+
+fn of_experiment(number: usize) -> Subscription {
+    let experiment = Some(ExperimentId::new(format!("experiment-{number}")).unwrap());
+    Subscription { group: format!("step.{number}"), experiment, ..subscription(8) }
+}
+
+#[tokio::test]
+async fn a_new_group_reads_only_its_experiment() {
+    let log = log_of(100, 1000);
+    let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, options());
+    for number in [99, 50, 0] {
+        let read = log.events_read();
+        let mut consumer = broker.subscribe(of_experiment(number)).unwrap();
+        let first = number as u64 * 1000 + 1;
+        for position in first..first + 1000 {
+            let delivery = consumer.next().await.unwrap();
+            assert_eq!(delivery.event.position, position);
+            delivery.ack().await.unwrap();
+        }
+        let read = log.events_read() - read;
+        assert!(read < 1000 + 3 * 256, "experiment {number}: {read} events were read");
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_is_far_behind_catches_up_by_its_experiment() {
+    let log = log_of(2, 700);
+    let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, options());
+    let mut consumer = broker.subscribe(of_experiment(0)).unwrap();
+    for _ in 0..300 {
+        consumer.next().await.unwrap().ack().await.unwrap();
+    }
+    drop(consumer);
+    broker.leave(&ExperimentId::new("experiment-0").unwrap()).await.unwrap();
+    assert!(broker.status().is_empty(), "its memory is freed");
+    log.put_for(&ExperimentId::new("experiment-1").unwrap(), WANTED, 50_000);
+    let last = log.put_for(&ExperimentId::new("experiment-0").unwrap(), WANTED, 1);
+    let read = log.events_read();
+    let mut consumer = broker.subscribe(of_experiment(0)).unwrap();
+    for position in (301..=700).chain(last) {
+        let delivery = consumer.next().await.unwrap();
+        assert_eq!(delivery.event.position, position);
+        delivery.ack().await.unwrap();
+    }
+    let read = log.events_read() - read;
+    assert!(read < 401 + 2 * 256 + 64, "{read} events were read");
+}
+
+#[tokio::test]
+async fn leaving_waits_for_deliveries_only_for_a_time() {
+    let log = log_of(1, 2);
+    let leave_timeout = Duration::from_millis(50);
+    let options = EmbeddedOptions { leave_timeout, ..options() };
+    let broker = EmbeddedBroker::new(Arc::clone(&log) as Arc<dyn EventLog>, options);
+    let experiment = ExperimentId::new("experiment-0").unwrap();
+    let mut consumer = broker.subscribe(of_experiment(0)).unwrap();
+    let (done, held) = (consumer.next().await.unwrap(), consumer.next().await.unwrap());
+    let leaving = {
+        let (broker, experiment) = (broker.clone(), experiment.clone());
+        tokio::spawn(async move { broker.leave(&experiment).await })
+    };
+    assert!(consumer.next().await.is_none());
+    let refused = broker.subscribe(of_experiment(0)).map(drop);
+    assert_eq!(refused, Err(BrokerError::Leaving { experiment }));
+    done.ack().await.unwrap();
+    assert_eq!(leaving.await.unwrap(), Ok(()));
+    assert_eq!(held.ack().await, Err(BrokerError::Closed), "too late");
+    let mut consumer = broker.subscribe(of_experiment(0)).unwrap();
+    let again = consumer.next().await.unwrap();
+    assert_eq!((again.event.position, again.redelivered), (2, true));
+}

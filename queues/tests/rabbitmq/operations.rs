@@ -75,7 +75,8 @@ async fn what_is_deleted_comes_back_and_the_work_goes_on(world: World) {
             assert_eq!(history.next().await.unwrap().unwrap().version, number);
         };
         let back = timeout(BACK_MAX, round_trip).await;
-        assert!(back.is_ok(), "{deleted} is deleted, and the work stands still: {:?}", world.server.status());
+        let stats = world.server.queues().await;
+        assert!(back.is_ok(), "{deleted} is deleted, and the work stands still: {stats:?}");
         let exists = async {
             let names = [name.as_str()];
             while deleted != "events" && world.server.queue_stats(&names).await.unwrap().is_empty() {
@@ -103,6 +104,7 @@ async fn a_changed_limit_applies_to_existing_queues(world: World) {
     drop(server);
     let options = RabbitOptions { redeliveries_max: 2, ..options };
     let server = World::start(&options, &log).await;
+    server.declare_groups(&[subscription(1)]).await.unwrap();
     let mut parked = server.parked(&contract()).unwrap();
     let mut consumer = server.subscribe(subscription(1)).unwrap();
     let released = async {

@@ -295,6 +295,22 @@ impl<'a, K: Decoder> Session<'a, K> {
             Ok(opened) => opened,
             Err(error) => return Some(error),
         };
+        let error = self.run_on(&channel, generation, weak).await;
+        if matches!(error, Some(LinkError::Cancelled)) {
+            // Its other consumers would keep it open, with their messages.
+            let link = self.consumer.shared.consuming.clone();
+            tokio::spawn(async move { link.within(channel.close(200, short("restarted"))).await });
+        }
+        error
+    }
+
+    async fn run_on(
+        &mut self,
+        channel: &Channel,
+        generation: u64,
+        weak: &Weak<QueueConsumer<K>>,
+    ) -> Option<LinkError> {
+        let link = self.consumer.shared.consuming.clone();
         self.epoch = self.consumer.with(State::begin_epoch);
         self.consumer.replaced.store(false, Ordering::Release);
         let mut checked = Instant::now();
@@ -308,7 +324,7 @@ impl<'a, K: Decoder> Session<'a, K> {
                     return Some(error);
                 }
             }
-            if let Err(error) = self.send_commands(&channel).await {
+            if let Err(error) = self.send_commands(channel).await {
                 return Some(error);
             }
             if weak.strong_count() == 1 && self.consumers.is_empty() {

@@ -42,8 +42,11 @@ use crate::error::BrokerError;
 const PAGE: usize = 256;
 /// The cursor's record: a format byte and the position.
 const CURSOR_FORMAT: u8 = 1;
-/// Delay of a check after a message found no queue, so that several such messages cause one check.
-const CHECK_DELAY: Duration = Duration::from_millis(200);
+/// Delay of a check after a message found no queue: several such messages cause one check, and RabbitMQ may
+/// still be deleting the queue.
+const CHECK_DELAY: Duration = Duration::from_millis(500);
+/// Interval between looks for queues of version 0.1, besides one at each connection.
+const OLD_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// Name of this part in reports.
 const PART: &str = "relay";
 
@@ -162,7 +165,7 @@ impl Relay {
         let shared = Arc::clone(&self.shared);
         let mut checks = interval(shared.options.check_interval);
         checks.reset();
-        let mut check_at = None;
+        let (mut check_at, mut old_checked) = (None, Instant::now());
         let patience = shared.options.operation_timeout;
         loop {
             self.send(&channel).await?;
@@ -192,7 +195,10 @@ impl Relay {
                 }
                 _ = checks.tick() => {
                     self.check(&channel).await?;
-                    self.report_old_queues().await?;
+                    if old_checked.elapsed() >= OLD_CHECK_INTERVAL {
+                        old_checked = Instant::now();
+                        self.report_old_queues().await?;
+                    }
                 }
                 () = link.lost(generation) => return Err(LinkError::Lost),
             }

@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dissent_domain::id::ExperimentId;
 use lapin::Channel;
 use lapin::options::{ConfirmSelectOptions, QueueDeleteOptions};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Command, PAGE, Relay, poll_confirmed};
 use crate::error::BrokerError;
@@ -15,6 +16,10 @@ use crate::rabbitmq::link::LinkError;
 use crate::rabbitmq::topology::{bind, look_at, short, unbind};
 use crate::rabbitmq::window::Window;
 use crate::rabbitmq::{leaderless, refusal};
+
+/// Time in which RabbitMQ deletes a queue in the background. If the queue is declared meanwhile, it keeps the
+/// consumers of the old one.
+const DELETION_TIME: Duration = Duration::from_millis(500);
 
 impl Relay {
     pub(super) async fn execute(&mut self, channel: &Channel, command: Command) -> Result<(), LinkError> {
@@ -71,7 +76,8 @@ impl Relay {
         let mut suspects = self.shared.take_suspects();
         while let Some(queue) = suspects.first() {
             match leaderless::delete(&self.shared.publishing, queue).await {
-                Ok(_) => {}
+                Ok(true) => sleep(DELETION_TIME).await,
+                Ok(false) => {}
                 Err(error) => {
                     // Unchecked queues stay suspected. So does this one if its answer was late. If it was
                     // refused, a retry would be refused again and block the others.
@@ -165,6 +171,7 @@ impl Relay {
         self.flush().await?;
         if exists {
             link.within(channel.queue_delete(short(name), QueueDeleteOptions::default())).await?;
+            sleep(DELETION_TIME).await;
         }
         let of = event_queue.experiment.as_ref();
         if event_queue.stream {

@@ -32,8 +32,7 @@ pub(super) async fn listen(
     status: Arc<ServiceStatus>,
     control_api: Option<ControlApi>,
 ) -> anyhow::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
+    let listener = accept::listen(address)
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
     let access =

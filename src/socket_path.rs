@@ -11,7 +11,7 @@ pub(crate) const SOCKET: &str = "dissent.sock";
 /// Longest path of a socket, in bytes. The system's structure has 108, the last one is zero.
 const PATH_BYTES_MAX: usize = 107;
 
-/// A path by which a socket can be bound, or connected to, whatever its length.
+/// A path by which a socket of any path length can be bound or connected to.
 pub(crate) struct SocketPath {
     short: PathBuf,
     /// The opened folder, which a short path refers to.

@@ -353,4 +353,10 @@ fn a_user_outside_the_group_is_told_so() {
         "{stderr}"
     );
     holder.end();
+    for mode in [0o755, 0o750] {
+        std::fs::set_permissions(folders.path("data"), PermissionsExt::from_mode(mode)).unwrap();
+        std::fs::set_permissions(folders.path("data").join("log"), PermissionsExt::from_mode(mode)).unwrap();
+        let (_, _, stderr) = outcome(as_nobody(&folders.dissent("data", &["experiment", "list"])));
+        assert!(stderr.contains("no permission for the event log"), "{mode:o}: {stderr}");
+    }
 }

@@ -26,6 +26,7 @@ mod report;
 mod roles;
 #[path = "../domain/tests/support/mod.rs"]
 mod rules;
+mod server;
 mod study;
 mod support;
 mod telemetry;

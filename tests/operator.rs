@@ -14,16 +14,16 @@ use crate::support::{Lab, Learning, Setup, succeeded};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
-const TOKEN: &str = "a token of more than 16 bytes";
+pub(crate) const TOKEN: &str = "a token of more than 16 bytes";
 
 /// A server of a lab's experiment.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Server {
-    fn start(lab: &Lab, data: &str, listen: &str, token: Option<&str>) -> Self {
+    pub(crate) fn start(lab: &Lab, data: &str, listen: &str, token: Option<&str>) -> Self {
         Self::start_with(lab, data, listen, &[("DISSENT_CONTROL_TOKEN", token)])
     }
 
@@ -47,7 +47,7 @@ impl Server {
     }
 
     /// Polls until `look` returns something.
-    fn until<T>(&mut self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn until<T>(&mut self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
             if let Some(found) = look(self) {
@@ -59,12 +59,12 @@ impl Server {
         }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Sends a request; returns the status and the body of the response.
-    fn send(&self, head: &str, body: &str) -> (u16, String) {
+    pub(crate) fn send(&self, head: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address.replace("0.0.0.0", "127.0.0.1")).unwrap();
         let length = body.len();
         let _cut_off = write!(stream, "{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
@@ -74,21 +74,21 @@ impl Server {
         (status, response.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    fn metric(&self, name: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, metrics) = self.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
         let line = metrics.lines().find(|line| line.starts_with(&format!("dissent_{name} ")))?.to_owned();
         line.split(' ').nth(1)?.parse().ok()
     }
 
     /// Stops the server with SIGTERM.
-    fn stops(self) {
+    pub(crate) fn stops(self) {
         let mut kill = Command::new("kill");
         kill.arg("-TERM").arg(self.child.id().to_string());
         succeeded(kill);
         self.ends();
     }
 
-    fn ends(mut self) {
+    pub(crate) fn ends(mut self) {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -108,13 +108,13 @@ impl Drop for Server {
 }
 
 /// Returns the JSON that a command prints.
-fn json_output(lab: &Lab, data: &str, arguments: &[&str]) -> Value {
+pub(crate) fn json_output(lab: &Lab, data: &str, arguments: &[&str]) -> Value {
     let output = succeeded(lab.dissent(data, arguments));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Gives an operator command. Returns the state, and whether it changed.
-fn give_command(lab: &Lab, data: &str, action: &str, more: &[&str]) -> (String, bool) {
+pub(crate) fn give_command(lab: &Lab, data: &str, action: &str, more: &[&str]) -> (String, bool) {
     let arguments = [&["experiment", "--json", action, "lab"], more].concat();
     let output = json_output(lab, data, &arguments);
     (output["state"].as_str().unwrap().to_owned(), output["changed"].as_bool().unwrap())
@@ -281,75 +281,6 @@ fn operator_commands_over_http_need_authorisation() {
     server.ends();
     let run = lab.dissent("data", &["run", lab.config().to_str().unwrap()]).output().unwrap();
     assert_eq!(run.status.code(), Some(2), "{}", String::from_utf8_lossy(&run.stderr));
-}
-
-#[test]
-fn commands_of_this_host_reach_a_server_at_the_socket_of_its_data_folder() {
-    let learns = Some(Learning { rounds: 1, steps: 100_000 });
-    let Some(lab) = Lab::new(&Setup { prompts: 4, max_new_tokens: 8, learns, ..Setup::default() }) else {
-        return;
-    };
-    // A token is asked of other hosts only, and the port is not the default one.
-    let mut server = Server::start(&lab, "data", "127.0.0.1:0", Some(&TOKEN.replace(' ', "-")));
-    server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));
-    assert_eq!(give_command(&lab, "data", "pause", &["--by", "ann"]), ("paused".to_owned(), true));
-    assert_eq!(server.metric("paused"), Some(1.0));
-    let shown = json_output(&lab, "data", &["experiment", "--json", "show", "lab"])["overview"].clone();
-    assert_eq!((&shown["state"], &shown["ordered"]["by"]), (&json!("paused"), &json!("ann")));
-    let socket = format!("unix:{}", lab.data_dir("data").join("dissent.sock").display());
-    let again = give_command(&lab, "data", "pause", &["--server", &socket]);
-    assert_eq!(again, ("paused".to_owned(), false));
-    let backup = lab.data_dir("backup");
-    succeeded(lab.dissent("data", &["log", "backup", backup.to_str().unwrap()]));
-    assert_eq!(give_command(&lab, "data", "resume", &[]), ("going".to_owned(), true));
-    server.stops();
-    succeeded(lab.dissent("again", &["log", "restore", backup.to_str().unwrap()]));
-    assert!(!lab.data_dir("data").join("dissent.sock").exists());
-}
-
-#[test]
-fn a_server_answers_while_clients_read_nothing() {
-    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
-    succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
-    let server = Server::start(&lab, "data", "127.0.0.1:0", None);
-    let pipelined = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1500);
-    // More than the server has seats for: some send much, some nothing.
-    let clients: Vec<TcpStream> = (0..300)
-        .map(|number| {
-            let mut client = TcpStream::connect(&server.address).unwrap();
-            client.set_nonblocking(true).unwrap();
-            if number % 2 == 0 {
-                let _full = client.write(pipelined.as_bytes());
-            }
-            client
-        })
-        .collect();
-    let mut longest = Duration::ZERO;
-    for _ in 0..20 {
-        let begun = Instant::now();
-        assert_eq!(server.send("GET /health HTTP/1.1\r\nHost: localhost\r\n", "").0, 200);
-        longest = longest.max(begun.elapsed());
-    }
-    assert!(longest < Duration::from_secs(1), "{longest:?}");
-    let begun = Instant::now();
-    let cancel = give_command(&lab, "data", "cancel", &["--server", &server.url()]);
-    assert_eq!(cancel, ("cancelled".to_owned(), true));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    drop(clients);
-    server.ends();
-}
-
-#[test]
-fn metrics_of_a_loopback_server_are_not_for_pages_of_other_names() {
-    let Some(lab) = Lab::new(&Setup { prompts: 2, ..Setup::default() }) else { return };
-    succeeded(lab.dissent("data", &["experiment", "create", lab.config().to_str().unwrap()]));
-    let server = Server::start(&lab, "data", "127.0.0.1:0", None);
-    let status =
-        |path: &str, host: &str| server.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n"), "").0;
-    assert_eq!(status("/metrics", "evil.example"), 403);
-    assert_eq!(status("/metrics", "localhost:9464"), 200);
-    assert_eq!((status("/health", "evil.example"), status("/ready", "evil.example")), (200, 200));
-    server.stops();
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The local door: a Unix socket in the data folder, at which the process that has the event log open serves
-//! the log to other processes on this host.
+//! The local door: a Unix socket in the data folder, at which the process with the event log serves it to
+//! other processes on this host.
 //!
 //! One process at a time has a log open, and a server keeps it open for months. Commands that read connect to
-//! its door. They need no token: whoever the file system lets connect may read the log, and give the orders
-//! that the process adds. The door has a thread and a runtime of its own, so it answers while all else is
-//! busy.
+//! its door. They need no token: the file system decides who connects, and thus reads the log and sends the
+//! requests that the process adds. The door has a thread and a runtime of its own, so it answers while all
+//! else is busy.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;

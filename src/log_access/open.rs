@@ -1,5 +1,6 @@
 //! Opens the event log of a data folder.
 
+use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,7 +121,8 @@ pub(crate) fn read_log(data_dir: &Path) -> anyhow::Result<ReadLog> {
             Err(NoRemoteLog::Failed(error)) => return Err(error.into()),
             Err(NoRemoteLog::Nobody) => {}
         }
-        if let Some(log) = open_unless_in_use(data_dir, &log_dir)? {
+        let opened = open_unless_in_use(data_dir, &log_dir);
+        if let Some(log) = opened.map_err(|error| with_permission_hint(error, data_dir))? {
             return ReadLog::own(log, data_dir);
         }
         // Between the opening of a log and that of its door, and between their ends.
@@ -169,7 +171,8 @@ pub(crate) fn writable(data_dir: &Path) -> anyhow::Result<WritableLog> {
             Err(NoRemoteLog::Failed(error)) => return Err(error.into()),
             Err(NoRemoteLog::Nobody) => {}
         }
-        if let Some(log) = open_unless_in_use(data_dir, &log_dir)? {
+        let opened = open_unless_in_use(data_dir, &log_dir);
+        if let Some(log) = opened.map_err(|error| with_permission_hint(error, data_dir))? {
             return Ok(WritableLog::Here(log));
         }
         if begun.elapsed() > READERS_TIMEOUT {
@@ -206,6 +209,24 @@ pub(crate) fn open_for_writing(data_dir: &Path) -> Result<SledLog, LogError> {
     }
 }
 
+/// Adds the users who can open a log, if this one may not.
+fn with_permission_hint(error: LogError, data_dir: &Path) -> anyhow::Error {
+    let is_denied = matches!(
+        &error,
+        LogError::Io { source: Some(cause), .. } if cause.io_kind() == Some(ErrorKind::PermissionDenied)
+    );
+    let error = anyhow::Error::from(error);
+    if is_denied { error.context(permission_hint(data_dir)) } else { error }
+}
+
+fn permission_hint(data_dir: &Path) -> String {
+    format!(
+        "no permission for the event log in {}: run the command as the owner of that folder; members of its group can \
+         read the log while a server or a run has it open",
+        data_dir.display()
+    )
+}
+
 /// Returns `None` if another process has the log open.
 fn open_unless_in_use(data_dir: &Path, log_dir: &Path) -> Result<Option<SledLog>, LogError> {
     match SledLog::open(log_dir, &SledOptions::default()) {
@@ -224,7 +245,11 @@ fn open_unless_in_use(data_dir: &Path, log_dir: &Path) -> Result<Option<SledLog>
 /// [`BadInput`] if there is no log.
 pub(crate) fn existing_log_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let dir = log_dir(data_dir);
-    if !dir.is_dir() {
+    let found = std::fs::metadata(&dir);
+    if found.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        return Err(BadInput(permission_hint(data_dir)).into());
+    }
+    if !found.is_ok_and(|found| found.is_dir()) {
         let reason = format!(
             "no event log in {}: name its data folder with --data-dir, or the experiment by its configuration",
             data_dir.display()

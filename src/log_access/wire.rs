@@ -1,7 +1,7 @@
 //! The bodies of the log's routes on the local door.
 //!
-//! A page holds events, each as its length (u32, little-endian) and a MessagePack value. It holds fewer events
-//! than the reader asked for if it reaches [`PAGE_BYTES`]; the reader pages on.
+//! A page holds events, each as its length (u32, little-endian) and a MessagePack value. It holds fewer
+//! events than the reader asked for if it reaches [`PAGE_BYTES`]; the reader pages on.
 
 use std::borrow::Cow;
 

@@ -32,8 +32,7 @@ pub(super) async fn listen(
     access: AccessCheck,
     more: Router,
 ) -> anyhow::Result<SocketAddr> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
+    let listener = accept::listen(address)
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
     let routes = request_id::with_request_ids(routes(status, access).merge(more));

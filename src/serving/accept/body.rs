@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::stream::{Activity, InHand};
+use super::stream::{ActiveRequest, Activity};
 
 /// The client does not send the rest of its request.
 #[derive(Debug, thiserror::Error)]
@@ -69,15 +69,15 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of a response. Its request is in hand until the body is written.
+/// The body of a response. Its request is active until the body is written.
 pub(super) struct ResponseBody {
     inner: Body,
-    _in_hand: InHand,
+    _request: ActiveRequest,
 }
 
 impl ResponseBody {
-    pub(super) fn new(inner: Body, in_hand: InHand) -> Self {
-        Self { inner, _in_hand: in_hand }
+    pub(super) fn new(inner: Body, request: ActiveRequest) -> Self {
+        Self { inner, _request: request }
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) const DEFAULT: Self = Self {
         connections: 128,
-        reserve: 32,
+        reserve: 64,
         of_address: 48,
         patience: Duration::from_secs(1),
         head_timeout: Duration::from_secs(10),

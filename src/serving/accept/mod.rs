@@ -11,7 +11,7 @@ mod seats;
 mod stream;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::limits::Limits;
@@ -40,6 +40,9 @@ use super::problem::Problem;
 
 /// Pause after a failure to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Longest queue of the system for connections that are not accepted yet. Where it is full, a client tries
+/// again after a second only.
+const BACKLOG: u32 = 1024;
 /// Pause before a further look for a free seat.
 const SEAT_PAUSE: Duration = Duration::from_millis(2);
 /// Paths that the reserve serves.
@@ -73,6 +76,18 @@ impl Listen for UnixListener {
     async fn accept(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
         Ok((Self::accept(self).await?.0, None))
     }
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that starts again takes the address while old connections time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves connections until the runtime drops this future.
@@ -164,7 +179,7 @@ impl Service<Request<Incoming>> for SeatService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let in_hand = self.activity.begin();
+        let active = self.activity.begin();
         let is_last =
             self.served.fetch_add(1, Ordering::Relaxed) + 1 >= self.limits.requests || self.is_reserve;
         let is_refused = self.is_reserve && !RESERVED_PATHS.contains(&request.uri().path());
@@ -179,7 +194,7 @@ impl Service<Request<Incoming>> for SeatService {
             if is_last {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| ResponseBody::new(body, in_hand)))
+            Ok(response.map(|body| ResponseBody::new(body, active)))
         })
     }
 }

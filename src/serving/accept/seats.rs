@@ -58,8 +58,8 @@ impl Seats {
     }
 
     /// Takes a seat for a connection from this address. If all are taken, the connection whose client has
-    /// been silent longest loses its seat. If none has been so for long, returns a seat of the reserve. Returns
-    /// `None` while that is full, too.
+    /// been silent longest loses its seat. If none has been so for long, returns a seat of the reserve.
+    /// Returns `None` while that is full, too.
     pub(super) fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Seat> {
         // All clients on this host, and those behind a proxy on it, have the same address.
         let address = address.filter(|address| !address.is_loopback());
@@ -134,7 +134,7 @@ mod tests {
             fourth.is_reserve
                 && third.evicted.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Closed)
         );
-        let _in_hand = fourth.activity.begin();
+        let _request = fourth.activity.begin();
         assert!(seats.take(None).is_none(), "the reserve is at work");
         drop(first);
         assert!(!seats.take(None).unwrap().is_reserve);
@@ -145,13 +145,13 @@ mod tests {
         let seats = Seats::new(Limits { patience: Duration::ZERO, ..LIMITS });
         let first = seats.take(None).unwrap();
         let mut second = seats.take(None).unwrap();
-        let in_hand = first.activity.begin();
+        let request = first.activity.begin();
         let mut third = seats.take(None).unwrap();
         assert!(!third.is_reserve && second.evicted.try_recv() == Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(third.evicted.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        let third_in_hand = third.activity.begin();
+        let third_request = third.activity.begin();
         assert!(seats.take(None).unwrap().is_reserve);
-        drop((in_hand, third_in_hand));
+        drop((request, third_request));
         assert!(!seats.take(None).unwrap().is_reserve);
     }
 

@@ -24,8 +24,8 @@ fn now_ms() -> u64 {
 #[derive(Debug)]
 pub(super) struct Activity {
     /// Requests whose answer is not written yet.
-    in_hand: AtomicUsize,
-    /// Since when the connection waits for a request, if none is in hand.
+    active: AtomicUsize,
+    /// Since when the connection waits for a request, if none is active.
     waiting_since: AtomicU64,
     /// Since when the client takes nothing of its answer; [`NEVER`] if it does.
     blocked_since: AtomicU64,
@@ -36,7 +36,7 @@ pub(super) struct Activity {
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            in_hand: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
             waiting_since: AtomicU64::new(now_ms()),
             blocked_since: AtomicU64::new(NEVER),
             starved_since: AtomicU64::new(NEVER),
@@ -49,7 +49,7 @@ impl Activity {
             self.blocked_since.load(Ordering::Relaxed).min(self.starved_since.load(Ordering::Relaxed));
         let since = if blocked != NEVER {
             blocked
-        } else if self.in_hand.load(Ordering::Relaxed) == 0 {
+        } else if self.active.load(Ordering::Relaxed) == 0 {
             self.waiting_since.load(Ordering::Relaxed)
         } else {
             return None;
@@ -64,20 +64,20 @@ impl Activity {
     }
 
     /// Counts a request until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> InHand {
-        self.in_hand.fetch_add(1, Ordering::Relaxed);
-        InHand(self.clone())
+    pub(super) fn begin(self: &Arc<Self>) -> ActiveRequest {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        ActiveRequest(self.clone())
     }
 }
 
-/// A request in hand.
+/// A request whose answer is not written yet.
 #[derive(Debug)]
-pub(super) struct InHand(Arc<Activity>);
+pub(super) struct ActiveRequest(Arc<Activity>);
 
-impl Drop for InHand {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.waiting_since.store(now_ms(), Ordering::Relaxed);
-        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

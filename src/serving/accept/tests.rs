@@ -25,7 +25,7 @@ struct WaitingServer {
 impl WaitingServer {
     fn new() -> Self {
         let runtime = Runtime::new().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(async { listen("127.0.0.1:0".parse().unwrap()).unwrap() });
         Self { runtime, listener }
     }
 

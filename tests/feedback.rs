@@ -420,38 +420,21 @@ fn an_export_to_too_few_annotators_warns_of_missing_judgements() {
 }
 
 #[test]
-fn judgements_imported_during_a_run_wait_in_the_inbox() {
+fn a_command_beside_a_process_without_a_socket_gives_up_in_time() {
     let lab = FeedbackLab::new();
     let log = lab.log();
-    let lines = line(0, "ann", "first") + &line(1, "ann", "tie");
-    for _ in 0..2 {
-        let printed = lab.output(&["import", "-"], &lines);
-        assert_eq!(counts(&printed), [2], "{printed}");
+    for arguments in [&["import", "-"][..], &["status", "desk"]] {
+        let begun = Instant::now();
+        let output = lab.feedback(arguments, &line(0, "ann", "first"));
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("in use by another process") && said.contains("stop that process"), "{said}");
     }
-    let files: Vec<_> = std::fs::read_dir(lab.path("data/feedback-inbox/desk"))
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    assert_eq!(files.len(), 1, "the same judgements twice make one file");
-    assert_eq!(files[0].extension().unwrap(), "jsonl");
-    let waiting: Vec<FeedbackReceived> = read(&files[0]);
-    assert_eq!(waiting.iter().map(|received| received.comparison).collect::<Vec<_>>(), [0, 1]);
     let bad = lab.feedback(&["import", "-"], &line(0, "ann", "left"));
     assert_eq!(bad.status.code(), Some(2));
-    // This process holds the log without a socket: a reader gives up in time.
-    let begun = Instant::now();
-    let output = lab.feedback(&["status", "desk"], "");
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(begun.elapsed() < Duration::from_secs(60));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("waiting for an answer") && said.contains("stop that process"), "{said}");
     drop(log);
     assert!(lab.received().is_empty());
-}
-
-fn read(path: &Path) -> Vec<FeedbackReceived> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]

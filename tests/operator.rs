@@ -76,8 +76,8 @@ impl Server {
 
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let (_, metrics) = self.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n", "");
-        let line = metrics.lines().find(|line| line.starts_with(&format!("dissent_{name} ")))?.to_owned();
-        line.split(' ').nth(1)?.parse().ok()
+        let start = format!("dissent_{name}{{experiment=\"lab\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start))?.parse().ok()
     }
 
     /// Stops the server with SIGTERM.

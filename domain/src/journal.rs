@@ -158,6 +158,50 @@ impl Ledger {
         Ok(Decision::Accepted(Accepted { append, fresh }))
     }
 
+    /// Decides events that follow one another, such as the judgements of a file: each on the state that the
+    /// earlier ones make. All of them are accepted, or none. None may be a conclusion.
+    ///
+    /// # Errors
+    /// As `is_known`.
+    pub fn decide_in_turn<E>(
+        &mut self,
+        experiment: &ExperimentId,
+        proposed: &[NewEvent],
+        time_us: u64,
+        is_known: impl Fn(EventId) -> Result<bool, E>,
+    ) -> Result<Decision, E> {
+        let before = self.experiment.clone();
+        let mut fresh: Vec<Fresh> = Vec::with_capacity(proposed.len());
+        let mut ids = HashSet::with_capacity(proposed.len());
+        let mut decide = || {
+            for new in proposed {
+                if self.undurable.contains(&new.id) || !ids.insert(new.id) || is_known(new.id)? {
+                    continue;
+                }
+                match self.check(experiment, new) {
+                    Ok(event) if event.is_conclusion() => return Ok(Err(Rejection::NotTogether)),
+                    Ok(event) => {
+                        self.experiment.evolve(&event);
+                        fresh.push((new.id, event));
+                    }
+                    Err(reason) => return Ok(Err(reason)),
+                }
+            }
+            Ok(Ok(()))
+        };
+        let decided = decide();
+        self.experiment = before;
+        if let Err(reason) = decided? {
+            return Ok(Decision::Rejected(reason));
+        }
+        self.forget_durable(&is_known)?;
+        let expected = ExpectedVersion::Exact(self.version);
+        let fresh = self.accept(fresh, false);
+        let events = proposed.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
+        let append = Append { experiment: experiment.clone(), expected, events };
+        Ok(Decision::Accepted(Accepted { append, fresh }))
+    }
+
     /// Decides an operator command. Append the result now: the ledger's state includes it. `None`: the
     /// experiment already has that status.
     ///

@@ -221,7 +221,8 @@ impl Server {
         judgements: &[FeedbackReceived],
     ) -> anyhow::Result<()> {
         let path = format!("/api/v1/experiments/{experiment}/judgements");
-        self.post(&path, serde_json::to_value(judgements)?, RESPONSE_TIMEOUT).map(drop)
+        // A run that opens its models answers afterwards.
+        self.post(&path, serde_json::to_value(judgements)?, LOADING_TIMEOUT).map(drop)
     }
 
     /// Returns the server as workers see it; `None` if it does not work yet.

@@ -53,6 +53,11 @@ impl IntoResponse for Problem {
         let body = body.to_string();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, kind, body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // The request was not looked at: the process starts or stops.
+            let seconds = header::HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()

@@ -68,7 +68,7 @@ fn workers_on_other_hosts_fetch_missing_and_damaged_artifacts() {
     // The worker is killed after it has fetched its models.
     fleet.start(SERVER);
     fleet.start(1);
-    fleet.wait_for_output(1, "running steps");
+    fleet.wait_for_output(1, "working on experiment");
     fleet.kill(1);
     assert!(!fetched().is_empty(), "the worker has fetched no model");
     for path in fetched() {
@@ -115,7 +115,7 @@ fn workers_release_their_messages_while_an_experiment_is_paused() {
     let command = |action: &str| {
         succeeded(lab.dissent("paused", &["experiment", action, "lab", "--server", &url]));
     };
-    for reached in ["dissent_prompts{state=\"sampled\"} ", "dissent_training_step "] {
+    for reached in ["dissent_prompts{experiment=\"lab\",state=\"sampled\"} ", "dissent_training_step{experiment=\"lab\"} "] {
         until(&mut fleet, reached, |metrics| {
             let found = metrics.lines().find_map(|line| line.strip_prefix(reached)?.parse::<u64>().ok());
             found.is_some_and(|count| count > 0)
@@ -123,7 +123,7 @@ fn workers_release_their_messages_while_an_experiment_is_paused() {
         command("pause");
         until(&mut fleet, "end of the consumers", |metrics| {
             let of_step =
-                |line: &&str| line.starts_with("dissent_queue_consumers{queue=\"paused.generation.");
+                |line: &&str| line.starts_with("dissent_queue_consumers{queue=\"paused.2.generation.");
             let consumers: Vec<&str> = metrics.lines().filter(of_step).collect();
             consumers.len() == 1
                 && consumers[0].ends_with(" 0")
@@ -150,13 +150,15 @@ fn processes_report_health_refuse_another_plan_and_stop_gracefully() {
     for member in 0..fleet.len() {
         fleet.start_with(member, &[]);
         fleet.wait_for_output(member, "running steps");
+        let at_work = if member == SERVER { "hosting experiment" } else { "working on experiment" };
+        fleet.wait_for_output(member, at_work);
         assert_eq!(fleet.get(member, "/health"), (200, "alive\n".to_owned()));
         assert_eq!(fleet.get(member, "/ready"), (200, "ready\n".to_owned()));
         let (status, metrics) = fleet.get(member, "/metrics");
         assert_eq!(status, 200);
         assert!(metrics.contains("dissent_broker_connected 1") && metrics.ends_with("# EOF\n"), "{metrics}");
-        assert!(metrics.contains("dissent_queue_messages{queue=\"health."), "{metrics}");
-        assert!(metrics.contains("dissent_longest_wait_seconds "), "{metrics}");
+        assert!(metrics.contains("dissent_queue_messages{queue=\"health.2."), "{metrics}");
+        assert!(metrics.contains("dissent_longest_wait_seconds{"), "{metrics}");
     }
     another_plan_is_refused(&lab, &node, fleet.config());
     all_stop_gracefully(&lab, &mut fleet);

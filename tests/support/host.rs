@@ -34,9 +34,9 @@ impl<'a> Host<'a> {
         variables: &[(&str, &str)],
     ) -> Self {
         let log = lab.data_dir(&format!("{data}.log"));
-        let output = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let output = std::fs::File::create(&log).unwrap();
         let mut command = lab.dissent(data, &["serve", "--listen", "127.0.0.1:0"]);
-        command.args(arguments).env("DISSENT_LOG", "info,lapin=error").env_remove("DISSENT_CONTROL_TOKEN");
+        command.args(arguments).env("DISSENT_LOG", "info,lapin=off").env_remove("DISSENT_CONTROL_TOKEN");
         command.envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
         Self { lab, data, child, log }

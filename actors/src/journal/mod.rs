@@ -268,7 +268,7 @@ impl Journal {
         };
         let events: Vec<NewEvent> = judgements.into_iter().map(event).collect::<Result<_, _>>()?;
         let is_known = |id| self.log.find(id).map(|known| known.is_some());
-        match state.ledger.decide(experiment, &events, now, is_known)? {
+        match state.ledger.decide_in_turn(experiment, &events, now, is_known)? {
             Decision::Rejected(reason) => {
                 let (experiment, reason) = (experiment.clone(), reason.to_string());
                 Err(CommandError::JudgementsRejected { experiment, reason })

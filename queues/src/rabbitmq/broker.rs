@@ -30,6 +30,9 @@ use crate::lock::lock;
 use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender};
 use crate::random::random;
 
+/// The code of a missing permission.
+const ACCESS_REFUSED: u16 = 403;
+
 /// The broker over RabbitMQ. It owns the threads that serve its connections. When it is dropped, the threads
 /// end, and unsettled messages are redelivered, here or elsewhere.
 ///
@@ -208,7 +211,12 @@ impl RabbitBroker {
         tokio::select! {
             outcome = timeout(limit, executed) => match outcome {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.shared.late("declare the queues", limit)),
+                Err(_) => Err(match self.shared.refusal() {
+                    Some(reason) => {
+                        refusal::refused(&self.shared.options, "declare the queues", reason, Some(ACCESS_REFUSED))
+                    }
+                    None => self.shared.late("declare the queues", limit),
+                }),
             },
             () = self.shared.signals.abandoned() => Err(BrokerError::Closed),
         }

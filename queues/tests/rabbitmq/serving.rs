@@ -56,8 +56,8 @@ async fn a_copied_log_is_refused_with_host_process_and_time(world: World) {
     let begun = Instant::now();
     let refused = serve(&options, 3, identity(2)).await.map(drop).unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    let BrokerError::Served { holder, .. } = &refused else { panic!("{refused:?}") };
-    assert_eq!((holder.process, holder.start), (1, 1));
+    let is_first = |holder: &dissent_queues::Holder| (holder.process, holder.start) == (1, 1);
+    assert!(matches!(&refused, BrokerError::Served { holder, .. } if is_first(holder)), "{refused:?}");
     let text = refused.to_string();
     for part in ["a-host", "process 1", "2024-02-29 12:34:56 UTC", "broker.prefix", &options.prefix] {
         assert!(text.contains(part), "{part}: {text}");
@@ -268,7 +268,7 @@ fn a_frozen_server_publishes_nothing_after_another_took_over() {
             match serve(&options, 4, identity(8)).await {
                 Ok(served) => break served,
                 Err(BrokerError::Served { .. }) => {}
-                Err(error) => panic!("{}", chain(&error)),
+                Err(error) => unreachable!("{}", chain(&error)),
             }
         };
         server.declare_groups(&[subscription(64)]).await.unwrap();

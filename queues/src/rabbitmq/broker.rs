@@ -52,7 +52,7 @@ const ACCESS_REFUSED: u16 = 403;
 /// |---|---|---|
 /// | `dissent.2.events` | topic exchange | routes events by `<experiment>.<type>` |
 /// | `dissent.2.<group>` | quorum queue | unprocessed events of a group |
-/// | `dissent.2.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+/// | `dissent.2.history.<experiment>` | stream | all events of an experiment, for workers |
 /// | `dissent.2.proposals.<experiment>` | quorum queue | undecided proposals of workers |
 /// | `dissent.2.parked.<experiment>` | quorum queue | parked events, until their parking is acknowledged |
 /// | `dissent.2.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |

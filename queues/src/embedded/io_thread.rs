@@ -134,8 +134,8 @@ impl IoThread {
         }
     }
 
-    /// Reads one page for a group with room; other groups share it if they have read up to its start. Returns whether a
-    /// page was read.
+    /// Reads one page for a group with room; other groups share it if they have read up to its start. Returns
+    /// whether a page was read.
     fn read_page(&mut self, groups: &[Arc<GroupCell>]) -> Result<bool, BrokerError> {
         let head = self.log.head();
         let turns = (0..groups.len()).map(|n| (self.next_reader + n) % groups.len());

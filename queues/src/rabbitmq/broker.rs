@@ -30,6 +30,9 @@ use crate::lock::lock;
 use crate::proposal::{Proposal, ProposalConsumer, ProposalReply, ProposalSender};
 use crate::random::random;
 
+/// The code of a missing permission.
+const ACCESS_REFUSED: u16 = 403;
+
 /// The broker over RabbitMQ. It owns the threads that serve its connections. When it is dropped, the threads
 /// end, and unsettled messages are redelivered, here or elsewhere.
 ///
@@ -49,7 +52,7 @@ use crate::random::random;
 /// |---|---|---|
 /// | `dissent.2.events` | topic exchange | routes events by `<experiment>.<type>` |
 /// | `dissent.2.<group>` | quorum queue | unprocessed events of a group |
-/// | `dissent.2.history.<experiment>` | stream | all events of an experiment, for workers that need its state |
+/// | `dissent.2.history.<experiment>` | stream | all events of an experiment, for workers |
 /// | `dissent.2.proposals.<experiment>` | quorum queue | undecided proposals of workers |
 /// | `dissent.2.parked.<experiment>` | quorum queue | parked events, until their parking is acknowledged |
 /// | `dissent.2.retry.<ms>` | exchange and quorum queue | failed messages that wait for their next attempt |
@@ -208,7 +211,12 @@ impl RabbitBroker {
         tokio::select! {
             outcome = timeout(limit, executed) => match outcome {
                 Ok(outcome) => outcome,
-                Err(_) => Err(self.shared.late("declare the queues", limit)),
+                Err(_) => Err(match self.shared.refusal() {
+                    Some(reason) => {
+                        refusal::refused(&self.shared.options, "declare the queues", reason, Some(ACCESS_REFUSED))
+                    }
+                    None => self.shared.late("declare the queues", limit),
+                }),
             },
             () = self.shared.signals.abandoned() => Err(BrokerError::Closed),
         }

@@ -38,9 +38,9 @@ impl RabbitBroker {
         Ok(self.queue_stats(&[&history]).await?.iter().map(|queue| queue.consumers).sum())
     }
 
-    /// Deletes the queues of an experiment: its history, proposals and parked messages, and the groups that this server declared since its start. Works
-    /// after [`close`](crate::Broker::close), too. The log keeps all events: a queue that is subscribed to
-    /// again is filled again.
+    /// Deletes the queues of an experiment: its history, proposals and parked messages, and the groups that
+    /// this server declared since its start. Works after [`close`](crate::Broker::close), too. The log keeps
+    /// all events: a queue that is subscribed to again is filled again.
     ///
     /// # Errors
     /// As [`declare_groups`](Self::declare_groups).

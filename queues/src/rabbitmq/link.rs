@@ -178,12 +178,12 @@ impl Link {
                 first.until_up().await;
             }
             match self.connect_and_lock().await {
-                Ok((up, locked)) => {
+                Ok(up) => {
                     tracing::info!(%place, connection, "connected to RabbitMQ");
                     last_error = None;
                     retries.reset();
                     self.state.trouble.send_replace(None);
-                    let why = self.hold(Up { generation, connection: Arc::new(up) }, locked).await;
+                    let why = self.hold(Up { generation, connection: Arc::new(up) }).await;
                     self.state.losses.fetch_add(1, Ordering::AcqRel);
                     tracing::warn!(%place, connection, error = %why, "lost the connection to RabbitMQ; reconnecting");
                 }
@@ -213,14 +213,14 @@ impl Link {
     /// Connects, and takes the lock before the connection is used. Without the lock, nothing is published or
     /// consumed. The lock ends with the connection: RabbitMQ frees it exactly when it accepts nothing more
     /// from this connection.
-    async fn connect_and_lock(&self) -> Result<(Connection, Option<Channel>), LinkError> {
+    async fn connect_and_lock(&self) -> Result<Connection, LinkError> {
         let connection = self.connect().await?;
-        let Some(lock) = &self.state.lock else { return Ok((connection, None)) };
+        let Some(lock) = &self.state.lock else { return Ok(connection) };
         let channel = self.within(connection.create_channel()).await?;
         match self.within(declare_lock(&channel, &lock.topology.lock(self.state.name))).await {
             Ok(()) => {
                 self.state.taken_over_by.send_replace(None);
-                Ok((connection, Some(channel)))
+                Ok(connection)
             }
             Err(LinkError::Amqp(error)) if is_locked(&error) => {
                 let holder = self.other_holder(&connection, lock).await;
@@ -249,7 +249,7 @@ impl Link {
     }
 
     /// Announces the connection until it is lost; returns the reason.
-    async fn hold(&self, up: Up, locked: Option<Channel>) -> String {
+    async fn hold(&self, up: Up) -> String {
         let connection = Arc::clone(&up.connection);
         let mut checked = Instant::now();
         let mut events = pin!(connection.events_listener());
@@ -276,7 +276,7 @@ impl Link {
                 Err(_) if !connection.status().connected() => break "the connection is closed".to_owned(),
                 Err(_) if checked.elapsed() >= self.state.options.check_interval => {
                     checked = Instant::now();
-                    if let Some(lost) = self.lost_lock(locked.as_ref()).await {
+                    if let Some(lost) = self.lost_lock(&connection).await {
                         break lost;
                     }
                 }
@@ -299,13 +299,20 @@ impl Link {
     }
 
     /// Declares the lock again, as somebody may have deleted it; returns the reason if another server has it.
-    async fn lost_lock(&self, locked: Option<&Channel>) -> Option<String> {
-        let (lock, channel) = (self.state.lock.as_ref()?, locked?);
+    async fn lost_lock(&self, connection: &Connection) -> Option<String> {
+        let lock = self.state.lock.as_ref()?;
         if self.is_blocked() {
             return None;
         }
-        let declared = self.within(declare_lock(channel, &lock.topology.lock(self.state.name))).await;
-        declared.err().map(|error| with_causes(&error))
+        let declaring = async {
+            let channel = connection.create_channel().await?;
+            declare_lock(&channel, &lock.topology.lock(self.state.name)).await
+        };
+        match self.within(declaring).await {
+            Err(LinkError::Amqp(error)) if is_locked(&error) => Some(with_causes(&error)),
+            // Any other refusal changes nothing: the lock belongs to the connection.
+            _ => None,
+        }
     }
 
     async fn connect(&self) -> Result<Connection, LinkError> {

@@ -71,8 +71,8 @@ pub struct RabbitOptions {
     pub password: Secret,
     /// TLS, for `amqps`.
     pub tls: Option<TlsOptions>,
-    /// Prefix of the names of all queues and exchanges: 1 to 64 of `[a-z0-9._-]`. Servers that share a virtual
-    /// host need different prefixes; a second server of a prefix is refused.
+    /// Prefix of the names of all queues and exchanges: 1 to 64 of `[a-z0-9._-]`. Servers that share a
+    /// virtual host need different prefixes; a second server of a prefix is refused.
     pub prefix: String,
     /// Longest time for one attempt to connect.
     pub connect_timeout: Duration,

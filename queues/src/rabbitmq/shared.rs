@@ -113,8 +113,8 @@ impl Shared {
         lock(&self.drainables).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Makes the consumers of a queue consume again, because another queue replaced it. RabbitMQ does not tell
-    /// a consumer that starts during the deletion.
+    /// Makes the consumers of a queue consume again, because another queue replaced it. RabbitMQ does not
+    /// tell a consumer that starts during the deletion.
     pub(super) fn queue_replaced(&self, queue: &str) {
         self.drainables().iter().for_each(|drainable| drainable.queue_replaced(queue));
     }

@@ -171,8 +171,8 @@ impl Topology {
         channel.exchange_declare(short(&name), ExchangeKind::Topic, durable, FieldTable::default()).await
     }
 
-    /// Returns the delay of the retry queue for a wished delay: the next of a few delays that double. Thus the
-    /// number of retry queues is bounded, and their names are known.
+    /// Returns the delay of the retry queue for a wished delay: the next of a few delays that double. Thus
+    /// the number of retry queues is bounded, and their names are known.
     pub(super) fn retry_delay(delay_ms: u64, most_ms: u64) -> u64 {
         if delay_ms == 0 {
             return 0;

@@ -1,6 +1,7 @@
-//! Seeded random faults over the embedded broker: deliveries dropped, failed and leaked, experiments loaded and
-//! dropped, processes killed with more or less of their progress on disk. No message may be lost, and no
-//! durably done message may return. Only failing messages may be parked, after the allowed number of failures.
+//! Seeded random faults over the embedded broker: deliveries dropped, failed and leaked, experiments loaded
+//! and dropped, processes killed with more or less of their progress on disk. No message may be lost, and no
+//! durably done message may return. Only failing messages may be parked, after the allowed number of
+//! failures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

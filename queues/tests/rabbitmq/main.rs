@@ -31,7 +31,7 @@ use crate::required::required;
 use crate::world::World;
 
 /// Longest time for one claim.
-const CLAIM_MAX: Duration = Duration::from_secs(60);
+const CLAIM_MAX: Duration = Duration::from_secs(120);
 
 /// Claims that are tested one after the other on one node, each with a server of its own.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_queues::{
-    Broker, BrokerError, Proposal, ProposalReply, RabbitBroker, RabbitOptions, ServerIdentity, Subscription,
+    Broker, BrokerError, Proposal, ProposalReply, RabbitBroker, RabbitOptions, Secret, ServerIdentity,
 };
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -56,8 +56,8 @@ async fn a_copied_log_is_refused_with_host_process_and_time(world: World) {
     let begun = Instant::now();
     let refused = serve(&options, 3, identity(2)).await.map(drop).unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    let BrokerError::Served { holder, .. } = &refused else { panic!("{refused:?}") };
-    assert_eq!((holder.process, holder.start), (1, 1));
+    let is_first = |holder: &dissent_queues::Holder| (holder.process, holder.start) == (1, 1);
+    assert!(matches!(&refused, BrokerError::Served { holder, .. } if is_first(holder)), "{refused:?}");
     let text = refused.to_string();
     for part in ["a-host", "process 1", "2024-02-29 12:34:56 UTC", "broker.prefix", &options.prefix] {
         assert!(text.contains(part), "{part}: {text}");
@@ -268,7 +268,7 @@ fn a_frozen_server_publishes_nothing_after_another_took_over() {
             match serve(&options, 4, identity(8)).await {
                 Ok(served) => break served,
                 Err(BrokerError::Served { .. }) => {}
-                Err(error) => panic!("{}", chain(&error)),
+                Err(error) => unreachable!("{}", chain(&error)),
             }
         };
         server.declare_groups(&[subscription(64)]).await.unwrap();
@@ -308,37 +308,47 @@ fn a_frozen_server_publishes_nothing_after_another_took_over() {
 #[test]
 fn a_server_that_lost_its_lock_says_who_has_it_and_resumes() {
     let Some(node) = required(Node::new()) else { return };
+    let control = |arguments: &[&str]| tokio::task::block_in_place(|| node.control(arguments));
     let outcome = attempt(async {
+        control(&["add_user", "first", "secret"]);
+        control(&["set_permissions", "first", ".*", ".*", ".*"]);
         let mut options = RabbitOptions::from_url(&node.url()).unwrap();
         options.prefix = "lost".to_owned();
-        options.lock_timeout = Duration::from_secs(20);
+        let (_meddling, spare) = meddler(&options).await;
+        (options.user, options.password) = ("first".to_owned(), Secret::new("secret"));
         let (log, first) = serve(&options, 2, identity(1)).await.unwrap();
-        // The second asks for the locks without a pause while the connections of the first are closed.
-        let second = {
-            let options = options.clone();
-            tokio::spawn(async move { serve(&options, 3, identity(2)).await })
-        };
-        let second = loop {
-            tokio::task::block_in_place(|| node.close_all_connections());
-            sleep(Duration::from_millis(500)).await;
-            if second.is_finished() {
-                break second.await.unwrap();
+        until(|| first.status().relayed_to == 2).await;
+        let holder = first.holder().await.unwrap().unwrap();
+        // Another connection takes the lock in the moment between two connections of the server.
+        options.user = "guest".to_owned();
+        let taking = tokio::spawn(async move {
+            let (connection, _) = meddler(&options).await;
+            loop {
+                let channel = connection.create_channel().await.unwrap();
+                let (lock, exclusive) = ("lost.2.lock.publishing", QueueDeclareOptions::exclusive());
+                if channel.queue_declare(lock.into(), exclusive, FieldTable::default()).await.is_ok() {
+                    return connection;
+                }
             }
-        };
-        let (_log, second) = second.unwrap();
+        });
+        control(&["close_all_user_connections", "first", "test"]);
+        let taken = taking.await.unwrap();
+        let other = dissent_queues::Holder { process: 2, start: holder.start + 1, ..holder };
+        put(&spare, "lost.2.holder", &serde_json::to_vec(&other).unwrap()).await;
         until(|| first.status().taken_over_by.is_some_and(|holder| holder.process == 2)).await;
-        assert!(!first.status().connected);
+        until(|| !first.status().connected).await;
         log.put(WANTED, 1);
-        sleep(Duration::from_millis(500)).await;
+        sleep(Duration::from_millis(300)).await;
         assert_eq!(first.status().relayed_to, 2, "nothing is published meanwhile");
-        drop(second);
+        taken.close(200, "test".into()).await.unwrap();
         until(|| first.status().taken_over_by.is_none() && first.status().relayed_to == 3).await;
-        let mut consumer = first.subscribe(Subscription { prefetch: 1, ..subscription(1) }).unwrap();
+        let mut consumer = first.subscribe(subscription(1)).unwrap();
         for position in 1..=3 {
             let delivery = consumer.next().await.unwrap();
             assert_eq!(delivery.event.position, position);
             delivery.ack().await.unwrap();
         }
+        assert_eq!(first.status().start, 3);
     });
     assert_eq!(outcome, Ok(()));
 }

@@ -1,7 +1,6 @@
 //! `dissent feedback` exports comparisons to annotators and imports their judgements.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 

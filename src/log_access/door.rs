@@ -47,7 +47,6 @@ pub(crate) fn socket(data_dir: &Path) -> PathBuf {
 
 /// Serves a log that this process has open. Dropping it closes the door, within [`STOP_TIMEOUT`].
 pub(crate) struct LocalDoor {
-    more: Arc<RwLock<Router>>,
     running: Option<Running>,
 }
 
@@ -66,7 +65,6 @@ impl LocalDoor {
     /// # Errors
     /// If the thread or its runtime cannot be started.
     pub(crate) fn start(log: Arc<SledLog>, data_dir: &Path, more: Router) -> anyhow::Result<Self> {
-        let more = Arc::new(RwLock::new(more));
         let listener = match bind(data_dir) {
             Ok(listener) => listener,
             Err(error) => {
@@ -74,11 +72,11 @@ impl LocalDoor {
                     path = %socket(data_dir).display(), %error,
                     "failed to listen on the local socket; other commands cannot read the log meanwhile"
                 );
-                return Ok(Self { more, running: None });
+                return Ok(Self { running: None });
             }
         };
         let folder = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-        let routes = log_routes::routes(log, folder).fallback_service(any(added).with_state(more.clone()));
+        let routes = log_routes::routes(log, folder).merge(more).fallback(not_served);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(READS_MAX)
@@ -89,12 +87,7 @@ impl LocalDoor {
         let thread = std::thread::Builder::new().name("local-door".to_owned());
         let thread = thread.spawn(move || serve(runtime, listener, routes, stopped));
         let thread = thread.context("failed to start the thread of the local socket")?;
-        Ok(Self { more, running: Some(Running { socket: socket(data_dir), stop, thread }) })
-    }
-
-    /// Replaces the routes that are served besides those of the log.
-    pub(crate) fn set_more(&self, more: Router) {
-        *self.more.write().unwrap_or_else(PoisonError::into_inner) = more;
+        Ok(Self { running: Some(Running { socket: socket(data_dir), stop, thread }) })
     }
 }
 
@@ -150,15 +143,6 @@ fn serve(runtime: Runtime, listener: UnixListener, routes: Router, stopped: ones
         }
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
-}
-
-/// Passes a request to the routes that the process has added.
-async fn added(State(more): State<Arc<RwLock<Router>>>, request: Request) -> Response {
-    let routes = more.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let served: Result<Response<Body>, std::convert::Infallible> =
-        TowerToHyperService::new(routes.fallback(not_served)).call(request).await;
-    let Ok(response) = served;
-    response
 }
 
 async fn not_served() -> Response {

@@ -1,5 +1,6 @@
 //! A folder to run the program in, with tiny models and a configuration.
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 pub(crate) mod host;
 pub(crate) mod random;
 pub(crate) mod required;

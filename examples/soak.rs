@@ -2,8 +2,9 @@
 //! of a worker. Events pass a durable log, the journal, the relay and a private RabbitMQ. Each finished
 //! experiment is dropped, its queues are deleted, and its events are copied to an archive.
 //!
-//! `soak [MINUTES] [PROMPTS]` prints a JSON line with rate, memory and open files at intervals. The last line
-//! compares memory with that after a quarter of the time: the events since then explain 17 bytes each.
+//! `soak [MINUTES] [PROMPTS] [FOLDER]` prints a JSON line with rate, memory and open files at intervals. The last line
+//! compares memory with that after a quarter of the time: the events since then explain 17 bytes each. A
+//! named folder is kept: a server can be started on it.
 //!
 //! `cargo run --release --example soak -- 20`
 
@@ -55,10 +56,12 @@ fn main() -> Outcome<()> {
     // The folder is beside the program, because system folders for temporary files are often in memory.
     let here = std::env::current_exe()?;
     let folder = tempfile::tempdir_in(here.parent().unwrap_or(Path::new(".")))?;
+    let kept = std::env::args().nth(3);
+    let path = kept.as_deref().map_or(folder.path(), Path::new);
     let node = Node::new().map_err(anyhow::Error::msg)?;
     actix::System::new().block_on(soak(
         &node,
-        folder.path(),
+        path,
         Duration::from_secs_f64(minutes * 60.0),
         prompts,
     ))

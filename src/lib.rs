@@ -1,6 +1,7 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 pub mod cli;
+mod client;
 mod compare;
 pub mod config;
 pub mod dataset;

@@ -143,3 +143,43 @@ fn copy(from: &Path, to: &Path) {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+#[test]
+fn a_run_beside_a_server_hands_its_experiment_over_and_follows_it() {
+    let Some(lab) = lab() else { return };
+    let expected = alone(&lab, ONE, "one");
+    let config = lab.config();
+    let host = Host::start(&lab, "handed", &[]);
+    let printed = host.give(&[&["run"], variant(&config, ONE).as_slice()].concat());
+    assert!(printed.contains("one") && !printed.is_empty(), "{printed}");
+    assert_eq!(host.row("one")["state"], "finished");
+    // A second run finds it finished.
+    host.give(&[&["run"], variant(&config, ONE).as_slice()].concat());
+    // Another plan under the same name is refused, with the fork that would have it.
+    let other = [ONE, &["conflict.budget=2"]].concat();
+    let refused = lab.dissent("handed", &[&["run"], variant(&config, &other).as_slice()].concat()).output();
+    let refused = refused.unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("conflict"), "{error}");
+    host.stop();
+    assert_eq!(state_hash(&lab, "handed", "one"), expected);
+}
+
+#[test]
+fn an_ended_experiment_is_copied_to_the_archive_by_schedule() {
+    let Some(lab) = lab() else { return };
+    let config = lab.config();
+    let settings = lab.data_dir("server.toml");
+    let archive = lab.data_dir("archive");
+    let text = format!("[archive]\nfolder = {:?}\nafter_days = 0\n", archive.display().to_string());
+    std::fs::write(&settings, text).unwrap();
+    let arguments = ["--config", settings.to_str().unwrap(), config.to_str().unwrap()];
+    let mut host = Host::start(&lab, "kept", &arguments);
+    host.until_finished(&["lab"]);
+    host.stop();
+    let mut host = Host::start(&lab, "kept", &arguments[..2]);
+    host.until("it is archived", |host| host.text().contains("archived experiment").then_some(()));
+    host.stop();
+    assert_eq!(state_hash(&lab, "archive", "lab"), state_hash(&lab, "kept", "lab"));
+    succeeded(lab.dissent("archive", &["replay", "lab", "--verify"]));
+}

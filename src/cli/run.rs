@@ -11,7 +11,8 @@ use dissent_domain::operator::ExperimentStatus;
 use dissent_domain::replay::Replay;
 
 use super::runtime_args::{OverrideArgs, RuntimeOverrides};
-use crate::cli::server::{self, Server};
+use crate::cli::server;
+use crate::client::Server;
 use crate::cli::{paths, suggestion};
 use crate::config::{Config, ConfigSource};
 use crate::error::BadInput;

@@ -58,7 +58,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     common: CommonArgs,
     /// Address for health checks, metrics and control requests.
-    #[arg(long, value_name = "ADDRESS", default_value = super::server::DEFAULT_ADDRESS)]
+    #[arg(long, value_name = "ADDRESS", default_value = crate::client::DEFAULT_ADDRESS)]
     listen: SocketAddr,
     /// File with the control token of requests from other hosts; DISSENT_CONTROL_TOKEN overrides it.
     #[arg(value_parser = crate::cli::paths::path(), long, env = "DISSENT_CONTROL_TOKEN_FILE", value_name = "FILE")]
@@ -146,7 +146,8 @@ pub(crate) fn serve(data_dir: Option<&Path>, args: &ServeArgs) -> anyhow::Result
 pub(crate) fn work(data_dir: Option<&Path>, args: &WorkerArgs) -> anyhow::Result<()> {
     let mut worker = args.config.as_deref().map(WorkerConfig::load).transpose()?.unwrap_or_default();
     args.common.runtime.apply(&mut worker.runtime);
-    let data_dir = worker::data_dir(data_dir, &worker);
+    let of_experiment = worker.experiment.as_ref().and_then(|experiment| experiment.data_dir.as_deref());
+    let data_dir = paths::data_dir(data_dir.or(of_experiment).or(worker.data_dir.as_deref()));
     let artifacts = worker.artifacts.open(&data_dir)?;
     let source = match &args.config {
         Some(path) if worker.experiment.is_some() && artifacts.shared().is_none() => {

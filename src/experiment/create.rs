@@ -31,6 +31,26 @@ pub(crate) fn record_experiment(
     record(log, artifacts, &config, &models, by)
 }
 
+/// Checks a configuration against its experiment, and records the experiment if the log lacks it.
+///
+/// # Errors
+/// If the configuration, its data or its models cannot be used, its plan differs from the recorded one, or
+/// the log fails.
+pub(crate) fn record_or_check(
+    log: &dyn EventLog,
+    artifacts: &ArtifactStore,
+    source: &ConfigSource,
+    by: &str,
+) -> anyhow::Result<()> {
+    let config = source.load()?;
+    let models = check(&config, Some(log))?;
+    if log.read_stream(&config.experiment.name, 0, 1)?.is_empty() {
+        return record(log, artifacts, &config, &models, by).map(drop);
+    }
+    let plan = plan::plan(&config, &models, artifacts, &kept(&config, Some(log))?)?.plan;
+    check_or_suggest(log, &plan)
+}
+
 /// Opens the models of a configuration, and checks its templates. Without a log the experiment is new.
 ///
 /// # Errors

@@ -10,20 +10,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::any;
 use dissent_storage::SledLog;
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 

@@ -169,7 +169,8 @@ impl Experiments {
         match &hosted {
             Ok(()) => {
                 self.kept.go_on(experiment)?;
-                tracing::info!(experiment_id = %experiment, "hosting experiment");
+                let status = self.shared.status.status(experiment).unwrap_or_default();
+                tracing::info!(experiment_id = %experiment, ?status, "hosting experiment");
             }
             Err(_) => self.shared.status.forget(experiment),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::signals::{GRACE, Received, Signals};
 use super::status::{Hosting, ServiceStatus};
 use super::systemd;
 use super::worker_directory::{self, ServerEntry};
-use crate::cli::server::Server;
+use crate::client::Server;
 use crate::config::{BrokerConfig, Config, ConfigSource, WorkerConfig};
 use crate::error::BadInput;
 use crate::experiment::bundle;
@@ -397,10 +397,4 @@ impl Crew {
         let drained = self.broker.drained().await;
         outcome.and(drained.map_err(anyhow::Error::from))
     }
-}
-
-/// Returns the folder of a worker's data: the given one, the configured one, or the default.
-pub(crate) fn data_dir(given: Option<&Path>, worker: &WorkerConfig) -> PathBuf {
-    let of_experiment = worker.experiment.as_ref().and_then(|experiment| experiment.data_dir.as_deref());
-    crate::cli::paths::data_dir(given.or(of_experiment).or(worker.data_dir.as_deref()))
 }

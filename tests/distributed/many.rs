@@ -157,3 +157,18 @@ fn a_copied_data_folder_is_refused_with_the_holder_and_a_fresh_one_runs_beside()
     fresh.stop();
     host.stop();
 }
+
+#[test]
+fn a_worker_that_does_not_know_its_server_is_refused_with_the_ways_out() {
+    let Some(lab) = lab() else { return };
+    let Some(node) = required(Node::new()) else { return };
+    let path = lab.data_dir("stranger.toml");
+    std::fs::write(&path, "[broker]\nkind = \"rabbitmq\"\n").unwrap();
+    let mut worker = lab.dissent("stranger", &["worker", path.to_str().unwrap()]);
+    let refused = worker.env("DISSENT_RABBITMQ_URL", node.url()).output().unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    for way_out in ["--server", "[artifacts]", "broker.prefix"] {
+        assert!(error.contains(way_out), "{way_out}: {error}");
+    }
+}

@@ -13,7 +13,8 @@ use dissent_storage::{SledLog, wait};
 use serde::Deserialize as _;
 use serde_json::json;
 
-use super::super::server::{LogAccess, Server, ServerArgs};
+use super::super::server::{LogAccess, ServerArgs};
+use crate::client::Server;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
 use crate::error::BadInput;

@@ -10,7 +10,8 @@ use axum::Router;
 use dissent_storage::SledLog;
 use serde_json::json;
 
-use super::super::server::{LogAccess, Server, ServerArgs};
+use super::super::server::{LogAccess, ServerArgs};
+use crate::client::Server;
 use super::output::print_line;
 use crate::error::BadInput;
 use crate::log_access::backups;

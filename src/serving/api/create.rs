@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use dissent_domain::log::EventLog as _;
 use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 use serde::Deserialize;
 use serde_json::json;
@@ -11,7 +10,7 @@ use super::orders::not_a_server;
 use super::{Api, Body, Named, json_response, problem_of, problem_of_failure};
 use crate::config::ConfigSource;
 use crate::error::BadInput;
-use crate::experiment::create::record_experiment;
+use crate::experiment::create::{record_experiment, record_or_check};
 use crate::experiment::fork::{ForkRequest, make_fork};
 use crate::experiment::kept_config::KeptConfigs;
 use crate::serving::problem::Problem;
@@ -58,9 +57,7 @@ pub(super) async fn run(
     let recording = tokio::task::spawn_blocking(move || {
         let found = source.load()?.experiment.name;
         anyhow::ensure!(found == name, BadInput(format!("the configuration is that of {found}")));
-        if log.read_stream(&name, 0, 1)?.is_empty() {
-            record_experiment(&*log, &artifacts, &source, &by)?;
-        }
+        record_or_check(&*log, &artifacts, &source, &by)?;
         KeptConfigs::of(&data_dir).keep(&name, &source)
     });
     recording.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;

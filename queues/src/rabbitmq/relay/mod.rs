@@ -378,7 +378,8 @@ fn stored_cursor(log: &dyn EventLog, name: &str) -> Result<u64, BrokerError> {
         let reason = format!("invalid record {name:?}: {why}");
         BrokerError::Log(LogError::corrupt(LogPart::Subscription, reason))
     };
-    let Some(record) = log.load_cursor(name)? else { return Ok(0) };
+    // Nothing was relayed under this name: new queues are filled from the log, up to here.
+    let Some(record) = log.load_cursor(name)? else { return Ok(log.head()) };
     let position = match record.split_first() {
         Some((&CURSOR_FORMAT, position)) => position.try_into().map(u64::from_le_bytes),
         Some((format, _)) => {

@@ -67,11 +67,11 @@ fn experiments_on_one_server_end_as_each_does_alone_and_share_their_models() {
 #[test]
 fn an_experiment_that_fails_is_halted_alone_and_goes_on_after_a_retry() {
     let Some(lab) = lab() else { return };
-    let expected = [alone(&lab, ONE, "one"), alone(&lab, TWO, "two")];
     let (config, model) = (lab.config(), lab.data_dir("model"));
     copy(&lab.policy(), &model);
     let path = format!("policy.path={}", model.display());
     let broken = [TWO, &[path.as_str()]].concat();
+    let expected = [alone(&lab, ONE, "one"), alone(&lab, &broken, "two")];
     let mut host = Host::start(&lab, "halts", &[]);
     host.give(&[&["experiment", "create"], variant(&config, ONE).as_slice()].concat());
     host.give(&[&["experiment", "create"], variant(&config, &broken).as_slice()].concat());

@@ -153,7 +153,7 @@ fn a_served_experiment_with_operator_commands_equals_an_undisturbed_run() {
     let mut server = Server::start(&lab, "data", "127.0.0.1:0", None);
     let url = server.url();
     let at = ["--server", url.as_str()];
-    assert_eq!(server.metric("paused"), Some(1.0));
+    server.until(|server| server.metric("paused").filter(|paused| *paused >= 1.0));
     assert_eq!(server.metric("longest_wait_seconds"), Some(0.0), "no event is due before the start");
     assert_eq!(give_command(&lab, "data", "start", &at), ("going".to_owned(), true));
     server.until(|server| server.metric("training_step").filter(|step| *step >= 1.0));

@@ -1,5 +1,6 @@
 //! Whole rounds that learn, on tiny models. Where training itself is not tested, a fake trainer replaces it.
 
+mod host;
 mod models;
 mod operator_commands;
 mod packed;

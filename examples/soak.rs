@@ -2,9 +2,9 @@
 //! of a worker. Events pass a durable log, the journal, the relay and a private RabbitMQ. Each finished
 //! experiment is dropped, its queues are deleted, and its events are copied to an archive.
 //!
-//! `soak [MINUTES] [PROMPTS] [FOLDER]` prints a JSON line with rate, memory and open files at intervals. The last line
-//! compares memory with that after a quarter of the time: the events since then explain 17 bytes each. A
-//! named folder is kept: a server can be started on it.
+//! `soak [MINUTES] [PROMPTS] [FOLDER]` prints a JSON line with rate, memory and open files at intervals. The
+//! last line compares memory with that after a quarter of the time: the events since then explain 17 bytes
+//! each. A named folder is kept: a server can be started on it.
 //!
 //! `cargo run --release --example soak -- 20`
 
@@ -30,9 +30,7 @@ use dissent_domain::prompt::Prompt;
 use dissent_domain::reward::RewardKind;
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::runtime::CancelFlag;
-use dissent_queues::{
-    Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, ServerIdentity, Subscription,
-};
+use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, ServerIdentity, Subscription};
 use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots, transfer};
 use node::Node;
 
@@ -59,12 +57,7 @@ fn main() -> Outcome<()> {
     let kept = std::env::args().nth(3);
     let path = kept.as_deref().map_or(folder.path(), Path::new);
     let node = Node::new().map_err(anyhow::Error::msg)?;
-    actix::System::new().block_on(soak(
-        &node,
-        path,
-        Duration::from_secs_f64(minutes * 60.0),
-        prompts,
-    ))
+    actix::System::new().block_on(soak(&node, path, Duration::from_secs_f64(minutes * 60.0), prompts))
 }
 
 async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Outcome<()> {
@@ -100,7 +93,9 @@ async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Out
     let seconds = begun.elapsed().as_secs_f64();
     let looks = looks.lock().map_err(|error| error.to_string())?;
     let after = looks.iter().find(|look| look.seconds >= length.as_secs_f64() / 4.0);
-    let (Some(after), Some(last)) = (after, looks.last()) else { return Err("the soak was too short".into()) };
+    let (Some(after), Some(last)) = (after, looks.last()) else {
+        return Err("the soak was too short".into());
+    };
     let events_since = (last.events - after.events) as f64;
     let report = serde_json::json!({
         "experiments": experiments,

@@ -82,9 +82,8 @@ fn an_experiment_that_fails_is_halted_alone_and_goes_on_after_a_retry() {
     for name in ["two", "one"] {
         host.give(&["experiment", "start", name]);
     }
-    let reason = host.until("two is halted", |host| {
-        host.row("two")["halted"]["reason"].as_str().map(str::to_owned)
-    });
+    let reason =
+        host.until("two is halted", |host| host.row("two")["halted"]["reason"].as_str().map(str::to_owned));
     assert!(reason.contains("step failed") && reason.contains("model.safetensors"), "{reason}");
     host.until_finished(&["one"]);
     let shown = host.give(&["experiment", "list"]);
@@ -125,13 +124,21 @@ fn a_fork_beside_a_server_is_hosted_with_the_settings_of_its_origin() {
     let mut host = Host::start(&lab, "forks", &[config.to_str().unwrap()]);
     host.until_finished(&["lab"]);
     let forked = host.give(&[
-        "experiment", "fork", "lab", "--round", "0", "--before", "selection", "--as", "narrow", "--set",
+        "experiment",
+        "fork",
+        "lab",
+        "--round",
+        "0",
+        "--before",
+        "selection",
+        "--as",
+        "narrow",
+        "--set",
         "conflict.budget=3",
     ]);
     assert!(forked.contains("the server runs it"), "{forked}");
     host.until_finished(&["narrow"]);
-    let shown: Value =
-        serde_json::from_str(&host.give(&["experiment", "--json", "show", "narrow"])).unwrap();
+    let shown: Value = serde_json::from_str(&host.give(&["experiment", "--json", "show", "narrow"])).unwrap();
     assert_eq!(shown["plan"]["conflict"]["selection"]["budget"], 3, "{shown}");
     host.stop();
     succeeded(lab.dissent("forks", &["replay", "narrow", "--verify"]));

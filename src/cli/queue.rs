@@ -147,12 +147,14 @@ pub(crate) fn dead(data_dir: Option<&Path>, args: &DeadArgs) -> anyhow::Result<(
         }
         DeadCommand::Retry(args) => {
             let id = args.id.as_str();
-            let work = async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_retry(all, id).await?);
+            let work =
+                async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_retry(all, id).await?);
             args.settle(data_dir, work, "sent back to its queue")
         }
         DeadCommand::Drop(args) => {
             let id = args.id.as_str();
-            let work = async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_drop(all, id).await?);
+            let work =
+                async |broker: &RabbitBroker, all: &[ExperimentId]| Ok(broker.dead_drop(all, id).await?);
             args.settle(data_dir, work, "dropped")
         }
     }
@@ -181,8 +183,7 @@ fn unknown(id: &str) -> anyhow::Error {
 fn list(data_dir: Option<&Path>, args: &DeadListArgs) -> anyhow::Result<()> {
     let connection = Connection::of(&args.config, data_dir, None)?;
     let (experiments, limit) = (connection.experiments(), args.limit);
-    let found =
-        connection.with_broker(async |broker| Ok(broker.dead_list(&experiments, limit).await?))?;
+    let found = connection.with_broker(async |broker| Ok(broker.dead_list(&experiments, limit).await?))?;
     let mut out = std::io::stdout().lock();
     if found.is_empty() && !args.json {
         return Ok(writeln!(out, "no dead letters")?);

@@ -12,8 +12,8 @@ use dissent_domain::replay::Replay;
 
 use super::runtime_args::{OverrideArgs, RuntimeOverrides};
 use crate::cli::server;
-use crate::client::Server;
 use crate::cli::{paths, suggestion};
+use crate::client::Server;
 use crate::config::{Config, ConfigSource};
 use crate::error::BadInput;
 use crate::experiment::run::{Run, run_experiment};

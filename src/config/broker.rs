@@ -135,8 +135,8 @@ impl BrokerConfig {
 }
 
 impl RabbitConfig {
-    /// Returns the connection options, with the configured prefix of names or else this one. The options contain
-    /// the address, which `self` never holds and no error shows.
+    /// Returns the connection options, with the configured prefix of names or else this one. The options
+    /// contain the address, which `self` never holds and no error shows.
     ///
     /// # Errors
     /// If no address is configured, or it cannot be read or parsed.

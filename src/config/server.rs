@@ -125,9 +125,11 @@ impl ModelsConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         check_range("models.idle_minutes", self.idle_minutes, 1..=10_080)?;
         match self.memory_gib {
-            Some(gib) if !(gib.is_finite() && gib > 0.0 && gib <= 1e6) => {
-                Err(ConfigError::out_of_range("models.memory_gib", gib, "use more than 0 and at most 1000000"))
-            }
+            Some(gib) if !(gib.is_finite() && gib > 0.0 && gib <= 1e6) => Err(ConfigError::out_of_range(
+                "models.memory_gib",
+                gib,
+                "use more than 0 and at most 1000000",
+            )),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! A configuration as it was given: its text, the folder of its relative paths, and values in place of its own.
+//! A configuration as it was given: its text, the folder of its relative paths, and values in place of its
+//! own.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! The configuration of a worker: the settings of this host and, for a worker of one experiment, its name. The
-//! server's file and that of an experiment work, too.
+//! The configuration of a worker: the settings of this host and, for a worker of one experiment, its name.
+//! The server's file and that of an experiment work, too.
 
 use std::path::{Path, PathBuf};
 

@@ -160,8 +160,7 @@ pub(crate) fn fetch(
         serde_json::from_slice(&bytes).map_err(|source| BundleError::Damaged { bundle: name(), source })?;
     let source =
         ConfigSource { text: bundle.config, folder: data_dir.to_owned(), overrides: bundle.overrides };
-    let mut config =
-        source.unresolved().map_err(|source| BundleError::Config { bundle: name(), source })?;
+    let mut config = source.unresolved().map_err(|source| BundleError::Config { bundle: name(), source })?;
     let folder = data_dir.join("inputs");
     for written in config.inputs_mut() {
         let input = written.to_str().and_then(|written| bundle.inputs.get(written));
@@ -294,8 +293,9 @@ mod tests {
         /// Publishes, changes the bundle, and returns the error of fetching it.
         fn rejected(&self, change: impl Fn(String) -> String) -> anyhow::Error {
             let store = self.published();
-            let text = String::from_utf8(store.get("experiments/p/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
-                .unwrap();
+            let text =
+                String::from_utf8(store.get("experiments/p/e.json", BUNDLE_BYTES_MAX).unwrap().unwrap())
+                    .unwrap();
             let changed = change(text.clone());
             assert_ne!(text, changed);
             store.put("experiments/p/e.json", changed.into()).unwrap();

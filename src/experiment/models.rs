@@ -192,12 +192,7 @@ impl Model {
     /// Returns the parts from which sessions of the model are opened. Models of one cache share their
     /// checkpoints and sessions.
     #[must_use]
-    pub fn base(
-        &self,
-        runtime: &'static OnnxRuntime,
-        options: &SessionOptions,
-        cache: &ModelCache,
-    ) -> Base {
+    pub fn base(&self, runtime: &'static OnnxRuntime, options: &SessionOptions, cache: &ModelCache) -> Base {
         Base {
             runtime,
             checkpoint: cache.share(&self.checkpoint),

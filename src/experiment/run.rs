@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dissent_actors::{Control, Ending, LeaseTimes, ModelCache, Pipeline, PipelineError, Resources, Roles, States, command_in_log};
+use dissent_actors::{
+    Control, Ending, LeaseTimes, ModelCache, Pipeline, PipelineError, Resources, Roles, States,
+    command_in_log,
+};
 use dissent_domain::event_ids::finished_id;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -15,9 +18,9 @@ use dissent_queues::{EmbeddedBroker, EmbeddedOptions};
 use dissent_storage::{Snapshots, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::kept_config::KeptConfigs;
 use super::kept_settings::KeptSettings;
 use super::plan_fork::check_or_suggest;
-use super::kept_config::KeptConfigs;
 use crate::config::{Config, ConfigSource};
 use crate::error::Interrupted;
 use crate::experiment::models::Models;
@@ -26,7 +29,8 @@ use crate::experiment::start::{self, Backends};
 use crate::log_access::door::LocalDoor;
 use crate::log_access::open;
 use crate::progress::ProgressView;
-use crate::serving::api::{Api, Service};
+use crate::serving::api;
+use crate::serving::api::service::{Api, Service};
 use crate::serving::status::ServiceStatus;
 
 /// Time for work in progress to finish after the first signal.
@@ -55,7 +59,7 @@ pub(crate) fn run_experiment(
 ) -> anyhow::Result<Run> {
     let owned = Arc::new(open::open_for_writing(data_dir)?);
     let api = Api::of(data_dir);
-    let _door = LocalDoor::start(owned.clone(), data_dir, api.local_routes())?;
+    let _door = LocalDoor::start(owned.clone(), data_dir, api::local_routes(&api))?;
     let log: Arc<dyn EventLog> = owned.clone();
     let artifacts = config.artifacts.open(data_dir)?;
     view.print_line("opening the models");

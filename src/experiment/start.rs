@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use dissent_actors::{
-    Base, Gold, GoldModel, LearningResources, LeaseTimes, ModelCache, OnnxTrainer, Policy, Proxy, Resources, Roles,
-    StepError, StepFault, TrainableModel, Trainer,
+    Base, Gold, GoldModel, LearningResources, LeaseTimes, ModelCache, OnnxTrainer, Policy, Proxy, Resources,
+    Roles, StepError, StepFault, TrainableModel, Trainer,
 };
 use dissent_domain::event::StepName;
 use dissent_domain::log::EventLog;
@@ -62,17 +62,8 @@ pub(crate) fn open(
 ) -> anyhow::Result<Resources> {
     let (runtime, options) = crate::experiment::models::runtime(&config.runtime, rows(config))?;
     let PlannedExperiment { plan, prompts, held_out } = planned;
-    let Backends {
-        log,
-        broker,
-        artifacts,
-        snapshots,
-        waits_for_people,
-        lease,
-        shared,
-        cache,
-        loads_models,
-    } = backends;
+    let Backends { log, broker, artifacts, snapshots, waits_for_people, lease, shared, cache, loads_models } =
+        backends;
     let (options, cancel) = (&options, CancelFlag::new());
     let opener = SessionOpener { config, models, runtime, options, cancel, cache, loads_models };
     let learning = match &plan.learning {
@@ -145,11 +136,7 @@ impl SessionOpener<'_> {
         model.base(self.runtime, self.options, &self.cache)
     }
 
-    fn learning(
-        &self,
-        roles: &Roles,
-        held_out: Vec<Prompt>,
-    ) -> anyhow::Result<LearningResources> {
+    fn learning(&self, roles: &Roles, held_out: Vec<Prompt>) -> anyhow::Result<LearningResources> {
         let gold = if roles.need_gold() { self.gold()? } else { None };
         let policy = self.base(&self.models.policy);
         let reward = self.base(&self.models.reward);

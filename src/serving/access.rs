@@ -17,7 +17,8 @@ use crate::serving::control_token::{ControlToken, VARIABLE};
 /// Decides whether a control request is accepted.
 #[derive(Debug, Clone)]
 pub(super) struct AccessCheck {
-    /// Hash of the expected `Authorization` header. Two hashes are compared in constant time. Clones share it.
+    /// Hash of the expected `Authorization` header. Two hashes are compared in constant time. Clones share
+    /// it.
     token: Arc<RwLock<Option<blake3::Hash>>>,
     listener: Listener,
 }

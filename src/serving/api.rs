@@ -1,14 +1,14 @@
-//! The HTTP API of a process that has the event log open. While it does, no other process can open the log, so
-//! commands send requests.
+//! The HTTP API of a process that has the event log open. While it does, no other process can open the log,
+//! so commands send requests.
 //!
 //! | request | effect |
 //! |---|---|
 //! | `GET /api/v1/server` | where the server runs, the names of its queues, and its experiments |
-//! | `GET /api/v1/experiments` | the experiments that the server knows, with what it does with each |
-//! | `POST /api/v1/experiments` | records an experiment from its configuration, and hosts it; over the local socket only |
-//! | `GET /api/v1/experiments/NAME/configuration` | the kept configuration, for workers without a shared store |
+//! | `GET /api/v1/experiments` | the server's experiments, with what it does with each |
+//! | `POST /api/v1/experiments` | records and hosts an experiment; local socket only |
+//! | `GET /api/v1/experiments/NAME/configuration` | the kept configuration, for workers |
 //! | `POST /api/v1/experiments/NAME/retry` | goes on with a halted experiment |
-//! | `POST /api/v1/experiments/NAME/fork` | records a fork, and hosts it; over the local socket only |
+//! | `POST /api/v1/experiments/NAME/fork` | records and hosts a fork; local socket only |
 //! | `POST /api/v1/experiments/NAME/run` | as `dissent run`; over the local socket only |
 //! | `POST /api/v1/experiments/NAME/judgements` | records judgements of people, all or none |
 //! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment start` … |
@@ -20,229 +20,63 @@
 mod create;
 mod orders;
 mod read;
+pub(crate) mod service;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
-use dissent_actors::{CommandError, Control};
-use dissent_domain::id::ExperimentId;
-use dissent_storage::{ArtifactStore, SledLog};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use tokio::sync::Mutex;
 
 use super::access::AccessCheck;
-use super::experiments::Orders;
-use super::problem::Problem;
-use super::status::ServiceStatus;
-use super::worker_directory::ServerEntry;
+use service::Api;
 
 /// Longest body of an order, in bytes.
 const ORDER_BYTES_MAX: usize = 8 << 10;
 /// Longest body with judgements or a configuration, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
-/// Longest wait for the whole body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The parts of a working process behind the API.
-pub(crate) struct Service {
-    pub(crate) control: Control,
-    pub(crate) log: Arc<SledLog>,
-    pub(crate) artifacts: ArtifactStore,
-    pub(crate) status: Arc<ServiceStatus>,
-    /// Orders to the experiments; `None` in a process that runs one experiment to its end.
-    pub(crate) orders: Option<Orders>,
-    /// The server without its experiments; `None` in a process that runs one experiment to its end.
-    pub(crate) entry: Option<ServerEntry>,
-}
-
-/// The API of a process. Its routes exist before the process works, and answer 503 until then.
-#[derive(Clone)]
-pub(crate) struct Api(Arc<Inner>);
-
-struct Inner {
-    data_dir: PathBuf,
-    service: OnceLock<Service>,
-    /// Locked while a backup is made, so that there is one at a time.
-    backup_lock: Arc<Mutex<()>>,
-}
-
-impl Api {
-    pub(crate) fn of(data_dir: &Path) -> Self {
-        let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-        Self(Arc::new(Inner { data_dir, service: OnceLock::new(), backup_lock: Arc::default() }))
-    }
-
-    /// Answers requests from now on.
-    pub(crate) fn begin(&self, service: Service) {
-        // It is called once.
-        let _begun = self.0.service.set(service);
-    }
-
-    fn service(&self) -> Result<&Service, Problem> {
-        self.0.service.get().ok_or_else(|| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is starting: retry in a moment")
-        })
-    }
-
-    /// The routes for clients on this and other hosts, behind an access check.
-    pub(super) fn routes(&self, access: AccessCheck) -> Router {
-        let access = Arc::new(access);
-        self.common().layer(from_fn(move |request: Request, next: Next| {
-            let access = access.clone();
-            async move {
-                match access.check(request.headers()) {
-                    Ok(()) => next.run(request).await,
-                    Err(problem) => problem.into_response(),
-                }
+/// The routes for clients on this and other hosts, behind an access check.
+pub(super) fn routes(api: &Api, access: AccessCheck) -> Router {
+    let access = Arc::new(access);
+    common(api).layer(from_fn(move |request: Request, next: Next| {
+        let access = access.clone();
+        async move {
+            match access.check(request.headers()) {
+                Ok(()) => next.run(request).await,
+                Err(problem) => problem.into_response(),
             }
-        }))
-    }
-
-    /// The routes for commands of this host, over the local socket.
-    pub(crate) fn local_routes(&self) -> Router {
-        let local = Router::new()
-            .route("/api/v1/experiments", post(create::create))
-            .route("/api/v1/experiments/{name}/fork", post(create::fork))
-            .route("/api/v1/experiments/{name}/run", post(create::run))
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .with_state(self.clone());
-        self.common().merge(local)
-    }
-
-    fn common(&self) -> Router {
-        let orders = Router::new()
-            .route("/experiments/{name}/{action}", post(orders::command))
-            .route("/backup", post(orders::back_up))
-            .route("/api/v1/experiments/{name}/retry", post(orders::retry))
-            .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
-        let judgements = Router::new()
-            .route("/api/v1/experiments/{name}/judgements", post(orders::judge))
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
-        Router::new()
-            .route("/api/v1/server", get(read::server))
-            .route("/api/v1/experiments", get(read::experiments))
-            .route("/api/v1/experiments/{name}/configuration", get(read::configuration))
-            .merge(orders)
-            .merge(judgements)
-            .with_state(self.clone())
-    }
-}
-
-/// The experiment that a path names, and its rest.
-struct Named(ExperimentId);
-
-impl FromRequestParts<Api> for Named {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Api) -> Result<Self, Problem> {
-        let params = axum::extract::Path::<std::collections::HashMap<String, String>>::from_request_parts(
-            parts, state,
-        );
-        let params = params.await.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-        let name = params.get("name").cloned().unwrap_or_default();
-        let named = ExperimentId::new(name);
-        named.map(Self).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
-    }
-}
-
-/// A JSON body within the limits of size and time.
-struct Body<T>(T);
-
-impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequest<S> for Body<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_is_json(request.headers())?;
-        let bytes = read_within(Bytes::from_request(request, state), BODY_TIMEOUT).await?;
-        let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Self).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, format!("invalid request body: {error}"))
-        })
-    }
-}
-
-/// Refuses other bodies than JSON: a form in a page cannot send this content type.
-fn check_is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    let reason = "unsupported content type: send a body of application/json";
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason))
-}
-
-async fn read_within(
-    body: impl Future<Output = Result<Bytes, axum::extract::rejection::BytesRejection>>,
-    time_limit: Duration,
-) -> Result<Bytes, Problem> {
-    let in_time = tokio::time::timeout(time_limit, body).await;
-    let read = in_time.map_err(|_| {
-        let reason =
-            format!("incomplete request body after {} s: send the request again", time_limit.as_secs());
-        Problem::new(StatusCode::REQUEST_TIMEOUT, reason)
-    })?;
-    read.map_err(|error| Problem::new(error.status(), format!("invalid request body: {}", error.body_text())))
-}
-
-fn problem_of(error: CommandError) -> Problem {
-    match error {
-        CommandError::Unknown(_) => Problem::new(StatusCode::NOT_FOUND, error.to_string()),
-        CommandError::Rejected { .. } | CommandError::JudgementsRejected { .. } => {
-            Problem::new(StatusCode::CONFLICT, error.to_string())
         }
-        CommandError::Gone => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
-        CommandError::Load(_) | CommandError::Log(_) | CommandError::Encode(_) => Problem::internal(error),
-    }
+    }))
 }
 
-/// The response to a request whose input is at fault, or to one that failed here.
-fn problem_of_failure(error: anyhow::Error) -> Problem {
-    match crate::error::FailureKind::of(&error) {
-        crate::error::FailureKind::BadInput => Problem::new(StatusCode::CONFLICT, format!("{error:#}")),
-        _ => Problem::internal(error),
-    }
+/// The routes for commands of this host, over the local socket.
+pub(crate) fn local_routes(api: &Api) -> Router {
+    let local = Router::new()
+        .route("/api/v1/experiments", post(create::create))
+        .route("/api/v1/experiments/{name}/fork", post(create::fork))
+        .route("/api/v1/experiments/{name}/run", post(create::run))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api.clone());
+    common(api).merge(local)
 }
 
-fn json_response(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_late_body_is_refused() {
-        let refused = read_within(std::future::pending(), Duration::ZERO).await.unwrap_err();
-        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
-    }
-
-    #[test]
-    fn json_is_accepted_with_any_case_and_parameters() {
-        let checked = |kind: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            check_is_json(&headers).map_err(|problem| problem.status())
-        };
-        for kind in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=UTF-8"] {
-            assert_eq!(checked(kind), Ok(()), "{kind}");
-        }
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
-            assert_eq!(checked(kind), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE), "{kind:?}");
-        }
-        assert!(check_is_json(&HeaderMap::new()).is_err());
-    }
+fn common(api: &Api) -> Router {
+    let orders = Router::new()
+        .route("/experiments/{name}/{action}", post(orders::command))
+        .route("/backup", post(orders::back_up))
+        .route("/api/v1/experiments/{name}/retry", post(orders::retry))
+        .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
+    let judgements = Router::new()
+        .route("/api/v1/experiments/{name}/judgements", post(orders::judge))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    Router::new()
+        .route("/api/v1/server", get(read::server))
+        .route("/api/v1/experiments", get(read::experiments))
+        .route("/api/v1/experiments/{name}/configuration", get(read::configuration))
+        .merge(orders)
+        .merge(judgements)
+        .with_state(api.clone())
 }

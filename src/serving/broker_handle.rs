@@ -9,8 +9,8 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 use dissent_queues::{
-    Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, GroupStatus, QueueStats, RabbitBroker,
-    ServerIdentity,
+    Broker, BrokerError, BrokerStatus, EmbeddedBroker, EmbeddedOptions, GroupStatus, QueueStats,
+    RabbitBroker, ServerIdentity,
 };
 
 use super::worker_directory::host_name;

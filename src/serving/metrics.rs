@@ -166,7 +166,9 @@ fn experiments(registry: &mut Registry, shown: &[Shown]) {
     };
     each("rounds", "Rounds of the plan", &|progress| progress.rounds.into());
     each("round", "Current round, from 0", &|progress| progress.round.unwrap_or_default().into());
-    each("comparisons", "Comparisons requested in the current round", &|progress| progress.comparisons.into());
+    each("comparisons", "Comparisons requested in the current round", &|progress| {
+        progress.comparisons.into()
+    });
     each("judgements", "Judgements received in the current round", &|progress| progress.judgements);
     each("judgements_wanted", "Judgements that the current round waits for", &|progress| {
         progress.judgements_wanted

@@ -1,5 +1,5 @@
-//! The services: the server, which writes the histories of its experiments, and the workers, which share their
-//! steps.
+//! The services: the server, which writes the histories of its experiments, and the workers, which share
+//! their steps.
 
 pub(crate) mod accept;
 mod access;

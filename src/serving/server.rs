@@ -11,15 +11,16 @@ use dissent_domain::id::ExperimentId;
 use dissent_models::runtime::CancelFlag;
 
 use super::access::AccessCheck;
+use super::api;
+use super::api::service::{Api, Service};
 use super::broker_handle::BrokerHandle;
-use super::api::{Api, Service};
 use super::control_token::ControlToken;
 use super::experiments::{Experiments, Shared};
+use super::http;
 use super::signals::{GRACE, Received, Signals};
 use super::status::{Hosting, ServiceStatus};
 use super::systemd;
 use super::worker_directory::ServerEntry;
-use super::http;
 use crate::config::{ConfigSource, ServerConfig};
 use crate::installation::Installation;
 use crate::log_access::door::LocalDoor;
@@ -46,7 +47,8 @@ impl ServerOptions {
         ControlToken::find(self.token_file.as_deref())
     }
 
-    /// Reads again what can change while the server runs: the control token, and the log filter of the settings.
+    /// Reads again what can change while the server runs: the control token, and the log filter of the
+    /// settings.
     fn reload(&self, access: &AccessCheck) -> anyhow::Result<()> {
         let token = self.token()?;
         let filter = match &self.config_file {
@@ -77,7 +79,7 @@ pub(crate) fn serve(
     }
     let log = Arc::new(open::open_for_writing(data_dir)?);
     let api = Api::of(data_dir);
-    let _door = LocalDoor::start(log.clone(), data_dir, api.local_routes())?;
+    let _door = LocalDoor::start(log.clone(), data_dir, api::local_routes(&api))?;
     let installation = Installation::of(data_dir)?;
     let artifacts = config.artifacts.open(data_dir)?;
     let status = Arc::new(ServiceStatus::new(ModelCache::new(config.models.limits())));
@@ -88,7 +90,8 @@ pub(crate) fn serve(
             let address = options.listen;
             tracing::info!(%address, "refusing control requests on a public address without a control token");
         }
-        http::listen(options.listen, status.clone(), access.clone(), api.routes(access.clone())).await?;
+        http::listen(options.listen, status.clone(), access.clone(), api::routes(&api, access.clone()))
+            .await?;
         let serving = async {
             status.wait_for("waiting for the broker");
             let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;
@@ -154,7 +157,10 @@ async fn stop_signal(signals: &mut Signals, options: &ServerOptions, access: &Ac
         match options.reload(access) {
             Ok(()) => tracing::info!("reloaded the control token and the log filter"),
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "keeping the old settings: they cannot be reloaded");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "keeping the old settings: they cannot be reloaded"
+                );
             }
         }
     }

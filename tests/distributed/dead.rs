@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use dissent_domain::event::{EventId, ExperimentFinished, NewEvent};
 use dissent_domain::id::ExperimentId;
-use dissent_queues::{Broker as _, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions, ServerIdentity};
+use dissent_queues::{
+    Broker as _, Proposal, ProposalConsumer, ProposalReply, RabbitBroker, RabbitOptions, ServerIdentity,
+};
 use dissent_storage::MemoryLog;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};

@@ -115,7 +115,10 @@ fn workers_release_their_messages_while_an_experiment_is_paused() {
     let command = |action: &str| {
         succeeded(lab.dissent("paused", &["experiment", action, "lab", "--server", &url]));
     };
-    for reached in ["dissent_prompts{experiment=\"lab\",state=\"sampled\"} ", "dissent_training_step{experiment=\"lab\"} "] {
+    for reached in [
+        "dissent_prompts{experiment=\"lab\",state=\"sampled\"} ",
+        "dissent_training_step{experiment=\"lab\"} ",
+    ] {
         until(&mut fleet, reached, |metrics| {
             let found = metrics.lines().find_map(|line| line.strip_prefix(reached)?.parse::<u64>().ok());
             found.is_some_and(|count| count > 0)

@@ -151,7 +151,10 @@ fn a_copied_data_folder_is_refused_with_the_holder_and_a_fresh_one_runs_beside()
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{error}");
     let process = format!("process {}", host.id());
-    assert!(error.contains(&process) && error.contains("since") && error.contains("broker.prefix"), "{error}");
+    assert!(
+        error.contains(&process) && error.contains("since") && error.contains("broker.prefix"),
+        "{error}"
+    );
     let mut fresh = Host::launch(&lab, "fresh", &arguments, &variables);
     fresh.until("it is ready", |host| host.text().contains("running steps").then_some(()));
     fresh.stop();

@@ -25,8 +25,7 @@ use std::time::Instant;
 use actix::dev::SendError;
 use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, MessageResult,
-    ResponseFuture,
-    WrapFuture as _,
+    ResponseFuture, WrapFuture as _,
 };
 use dissent_domain::event::{Event, EventId, FeedbackReceived, NewEvent, StepName};
 use dissent_domain::event_ids::feedback_requested_id;
@@ -46,11 +45,10 @@ use crate::runner::redelivery::Rejections;
 use crate::runner::trace;
 use crate::state::clock::now_us;
 use crate::state::progress::Progress;
-use crate::state::{CommandOutcome, States, is_heartbeat};
+use crate::state::{CommandOutcome, Judged, States, is_heartbeat};
 use artifact_check::{ArtifactCheck, Contradiction, named_artifacts};
 pub(crate) use checks::CheckLimit;
 use checks::Checks;
-use operator::Judged;
 
 /// Proposals decided but not yet durable. More would only lengthen the wait: a group commit takes 256 events.
 const IN_FLIGHT_MAX: usize = 256;

@@ -11,16 +11,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{Command, IdleExperiments, Journal, Judge};
 use crate::error::CommandError;
-use crate::state::{CommandOutcome, States};
-
-/// The outcome of judgements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judged {
-    /// Judgements that were recorded.
-    pub new: u64,
-    /// Judgements that are in the log already, or that came twice.
-    pub already_there: u64,
-}
+use crate::state::{CommandOutcome, Judged, States};
 
 /// Gives operator commands and judgements to the experiments in the log of a running journal.
 #[derive(Debug, Clone)]
@@ -36,7 +27,8 @@ impl Control {
         Self { journal, idle, turn: Arc::default() }
     }
 
-    /// Takes the turn of commands: no other changes an experiment that is not hosted until the turn is dropped.
+    /// Takes the turn of commands. Until the turn is dropped, no other command changes an experiment that is
+    /// not hosted.
     pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
         self.turn.clone().lock_owned().await
     }

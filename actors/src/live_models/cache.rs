@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dissent_models::ModelError;
 use dissent_models::checkpoint::Checkpoint;
 
-use super::versions::Shared;
+use super::shared::Shared;
 
 /// Limits of the loaded models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use dissent_models::runtime::CancelFlag;
 
 use super::proxy::Proxy;
 use super::run_failure::RunFailures;
-use super::versions::Shared;
+use super::shared::Shared;
 use crate::error::{StepError, StepFault};
 
 /// A gold reward of completions.

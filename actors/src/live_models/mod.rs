@@ -6,5 +6,6 @@ pub(crate) mod gold;
 pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod run_failure;
+pub(crate) mod shared;
 pub(crate) mod token_meter;
 pub(crate) mod versions;

@@ -13,8 +13,9 @@ use dissent_models::scoring::{PolicyScorer, ScoreItem};
 use dissent_models::template::PromptTemplate;
 
 use super::cache::ModelHandle;
+use super::shared::lock;
 use super::token_meter::TokenMeter;
-use super::versions::{Base, Versions, lock};
+use super::versions::{Base, Versions};
 use crate::error::StepError;
 
 /// A loaded policy with its prompt template.

@@ -12,7 +12,8 @@ use dissent_models::template::PromptTemplate;
 
 use super::cache::ModelHandle;
 use super::run_failure::RunFailures;
-use super::versions::{Base, Versions, lock};
+use super::shared::lock;
+use super::versions::{Base, Versions};
 use crate::error::StepError;
 
 /// A loaded reward model with its template.

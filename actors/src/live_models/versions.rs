@@ -1,6 +1,6 @@
 //! The versions of the models of an experiment: which one is current, and sessions with its adapter.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use dissent_domain::event::Stage;
 use dissent_domain::id::ExperimentId;
@@ -103,7 +103,12 @@ impl Base {
 /// The size of the weights of a session, in bytes: floats of 32 bits, and packed matrices as they are.
 fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
     let floats = |tensor: &TensorRef| tensor.shape.iter().map(|&length| length as u64).product::<u64>() * 4;
-    let packed = |name: &str| checkpoint.weights.packed(name).map(|matrix| (matrix.outputs * matrix.inputs * matrix.bits / 8) as u64);
+    let packed = |name: &str| {
+        checkpoint
+            .weights
+            .packed(name)
+            .map(|matrix| (matrix.outputs * matrix.inputs * matrix.bits / 8) as u64)
+    };
     checkpoint.weights.iter().map(|(name, tensor)| packed(name).unwrap_or_else(|| floats(tensor))).sum()
 }
 
@@ -173,12 +178,4 @@ impl Versions {
 
 fn not_started() -> StepError {
     StepError::fatal(StepFault::NotStarted)
-}
-
-/// A model that several steps share.
-pub(crate) type Shared<T> = Arc<Mutex<T>>;
-
-/// Locks a shared model. A step that panics stops the pipeline, so no other step uses a broken model.
-pub(crate) fn lock<T: ?Sized>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -78,7 +78,7 @@ impl Host {
     /// the resources must be those of the host.
     ///
     /// # Errors
-    /// If the experiment runs here already, its history cannot be rebuilt, the log or the broker fails, or
+    /// If the experiment runs here already, its history cannot be rebuilt, or the log or the broker fails. If
     /// the resources lack something that the plan needs.
     pub async fn host(&mut self, plan: &Plan, resources: Resources) -> Result<(), PipelineError> {
         let check = artifact_check(&resources);

@@ -14,8 +14,8 @@ use super::context::StepContext;
 use super::propose::{propose, set_aside};
 use super::spec::StepSpec;
 use super::step::{Consequence, Received};
-use super::turns::Turn;
 use super::trace;
+use super::turns::Turn;
 use crate::error::{RunFailure, StepError, StepFault, chain};
 
 /// Deliveries that a step handles together.

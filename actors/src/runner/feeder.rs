@@ -45,8 +45,9 @@ impl Feeder {
         }
     }
 
-    /// Feeds until the experiment stops, the broker closes, the run fails, or the experiment is paused. A pause drops the consumer
-    /// with its prefetched deliveries: RabbitMQ limits the time of a delivery, and a pause may last longer.
+    /// Feeds until the experiment stops, the broker closes, the run fails, or the experiment is paused. A
+    /// pause drops the consumer with its prefetched deliveries: RabbitMQ limits the time of a delivery, and a
+    /// pause may last longer.
     async fn feed(&self, mut consumer: Consumer, gate: &mut Gate) -> FeedEnd {
         let failure = &self.context.failure;
         loop {

@@ -1,7 +1,8 @@
 //! Fair turns: steps of several experiments compute one after another, each for one batch.
 //!
-//! Waiting experiments come in the order of their requests. An experiment that needs the model of the last
-//! turn goes before the others, a bounded number of times, because a change of models may load one.
+//! Waiting experiments come in the order of their requests. A change of models may load
+//! one. So an experiment that needs the model of the last turn goes before the others, a bounded number of
+//! times.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -175,7 +176,11 @@ mod tests {
     #[tokio::test]
     async fn the_last_model_goes_first_a_bounded_number_of_times() {
         let turns = order("a", &["b", "a", "a", "a", "a", "c"]).await;
-        assert_eq!(turns, ["a", "a", "a", "b", "a", "c"], "{SAME_MODEL_MAX} turns in a row, with the held one");
+        assert_eq!(
+            turns,
+            ["a", "a", "a", "b", "a", "c"],
+            "{SAME_MODEL_MAX} turns in a row, with the held one"
+        );
     }
 
     #[tokio::test]

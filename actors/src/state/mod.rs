@@ -34,6 +34,15 @@ pub struct CommandOutcome {
     pub changed: bool,
 }
 
+/// The outcome of judgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    /// Judgements that were recorded.
+    pub new: u64,
+    /// Judgements that are in the log already, or that came twice.
+    pub already_there: u64,
+}
+
 /// The states of the experiments of a process, as the journal decided them. Only the journal changes them.
 #[derive(Debug, Clone, Default)]
 pub struct States(Arc<Mutex<HashMap<ExperimentId, State>>>);

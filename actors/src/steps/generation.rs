@@ -13,8 +13,9 @@ use dissent_models::runtime::CancelFlag;
 use crate::error::{StepError, StepFault};
 use crate::live_models::policy::Policy;
 use crate::live_models::run_failure::RunFailures;
+use crate::live_models::shared::{Shared, lock};
 use crate::live_models::token_meter::TokenMeter;
-use crate::live_models::versions::{Shared, Versions, lock};
+use crate::live_models::versions::Versions;
 use crate::runner::step::{Consequence, Received, Step};
 
 /// Samples completions of prompts.

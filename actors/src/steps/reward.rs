@@ -9,7 +9,8 @@ use dissent_models::runtime::CancelFlag;
 use crate::error::StepError;
 use crate::live_models::proxy::Proxy;
 use crate::live_models::run_failure::RunFailures;
-use crate::live_models::versions::{Shared, Versions, lock};
+use crate::live_models::shared::{Shared, lock};
+use crate::live_models::versions::Versions;
 use crate::runner::step::{Consequence, Received, Step};
 
 /// Scores the completions of prompts.

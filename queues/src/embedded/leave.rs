@@ -9,17 +9,10 @@ use dissent_domain::log::{EventLog, LogError};
 use tokio::sync::oneshot;
 
 use super::group::Group;
+use super::leave_request::LeaveRequest;
 use super::shared::{GroupCell, Shared};
 use crate::error::BrokerError;
 use crate::lock::lock;
-
-/// A request to end the groups of an experiment.
-pub(super) struct LeaveRequest {
-    experiment: ExperimentId,
-    /// Deliveries that are held after this time are given up.
-    deadline: Instant,
-    done: oneshot::Sender<Result<(), BrokerError>>,
-}
 
 impl Shared {
     /// Closes the groups of an experiment. The I/O thread ends them once their deliveries are settled.

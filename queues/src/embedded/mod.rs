@@ -5,6 +5,7 @@ mod consumer;
 mod group;
 mod io_thread;
 mod leave;
+mod leave_request;
 #[cfg(test)]
 #[path = "../../tests/broker/memory_log.rs"]
 #[allow(dead_code, reason = "the tests of this module need only a part of it")]

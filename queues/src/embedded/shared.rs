@@ -9,7 +9,7 @@ use dissent_domain::log::{EventLog, LogError, LogPart};
 use tokio::sync::{oneshot, watch};
 
 use super::group::{Group, Rules};
-use super::leave::LeaveRequest;
+use super::leave_request::LeaveRequest;
 use super::options::EmbeddedOptions;
 use super::record::Record;
 use super::status::GroupStatus;

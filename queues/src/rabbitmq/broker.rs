@@ -11,15 +11,15 @@ use dissent_domain::log::EventLog;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::connect::Threads;
 use super::event_queue::EventQueue;
 use super::events::{self, EventDecoder, GroupConsumer, GroupSource};
 use super::history::HistoryConsumer;
-use super::hosting::Experiments;
-use super::link::LinkError;
+use super::hosted::Experiments;
+use super::link_error::LinkError;
 use super::queue_consumer::QueueConsumer;
 use super::relay::Command;
 use super::shared::Shared;
+use super::threads::Threads;
 use super::{proposals, refusal};
 use crate::broker::{Broker, Subscription};
 use crate::context::Contexts;
@@ -73,7 +73,8 @@ const ACCESS_REFUSED: u16 = 403;
 /// missing for a new group, on a replaced RabbitMQ, or after a deletion. It is then filled with all events of
 /// its types that the relay has passed, and the relay continues. Each event is thus delivered at least once,
 /// and again if RabbitMQ lost its acknowledgement. A worker that subscribes earlier waits until the queue
-/// exists. The other queues are declared by whoever misses them; what was in a deleted queue is lost.
+/// exists. Each of the other queues is declared by the process that misses it; what was in a deleted queue
+/// is lost.
 ///
 /// # One server
 ///

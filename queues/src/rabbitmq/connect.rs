@@ -1,59 +1,33 @@
 //! Connecting to RabbitMQ: as the server, as a worker, or for an operator's commands.
 
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use dissent_domain::error::{Cause, chain};
 use dissent_domain::log::EventLog;
-use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::broker::{RabbitBroker, Server};
-use super::holder::{self, Holder, PROTOCOL, ServerIdentity};
-use super::link::{Link, LinkError, LinkLock, Trouble};
+use super::holder;
+use super::holder_record::check_protocol;
+use super::identity::{Holder, PROTOCOL, ServerIdentity};
+use super::link::{Link, LinkLock, Trouble};
+use super::link_error::LinkError;
 use super::options::RabbitOptions;
 use super::publisher::Publisher;
 use super::relay::Relay;
 use super::shared::Shared;
 use super::signals::Signals;
+use super::threads::Threads;
 use super::topology::Topology;
 use super::{old_names, refusal};
 use crate::context::Contexts;
 use crate::error::BrokerError;
 use crate::proposal::proposal_channel;
 
-/// Threads that serve the connections. The threads of actors may be busy for seconds, longer than a heartbeat
-/// allows.
-const THREADS: usize = 2;
-/// Longest wait for the threads to end.
-const THREADS_END_MAX: Duration = Duration::from_secs(5);
 /// Interval between checks for the first connection.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The runtime. It must not be dropped where blocking is forbidden.
-pub(super) struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn start() -> Result<Self, BrokerError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("dissent-rabbitmq")
-            .enable_all()
-            .build()
-            .map_err(|error| BrokerError::Threads(Cause::new(error)))?;
-        Ok(Self(Some(runtime)))
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        let Some(runtime) = self.0.take() else { return };
-        // After the shutdown no task holds the log. A panic of a task was reported when it happened.
-        let _panicked = thread::spawn(move || runtime.shutdown_timeout(THREADS_END_MAX)).join();
-    }
-}
 
 /// The role of a process.
 enum Role {
@@ -133,7 +107,7 @@ impl RabbitBroker {
 fn begin(options: RabbitOptions, role: &Role) -> Result<(Arc<Shared>, Threads), BrokerError> {
     options.check()?;
     let threads = Threads::start()?;
-    let Some(runtime) = threads.0.as_ref().map(|runtime| runtime.handle().clone()) else {
+    let Some(runtime) = threads.handle() else {
         return Err(BrokerError::Closed);
     };
     let topology = Topology::new(&options.prefix);
@@ -144,7 +118,7 @@ fn begin(options: RabbitOptions, role: &Role) -> Result<(Arc<Shared>, Threads), 
         Role::Worker | Role::Operator => None,
     };
     let publishing = Link::new("publishing", &options, lock(None));
-    // One lock decides: whoever has not the first never asks for the second.
+    // One lock decides: a process without the first never asks for the second.
     let consuming = Link::new("consuming", &options, lock(Some(publishing.clone())));
     let signals = Arc::new(Signals::default());
     let declares = !matches!(role, Role::Operator);
@@ -212,7 +186,7 @@ async fn check_server(shared: &Shared) -> Result<(), LinkError> {
     let link = &shared.consuming;
     match holder::read(link, &shared.topology).await? {
         Some(holder) => {
-            holder.check_protocol()?;
+            check_protocol(&holder)?;
             shared.signals.set_start(holder.start);
             Ok(())
         }

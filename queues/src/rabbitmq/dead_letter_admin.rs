@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::broker::{RabbitBroker, unavailable};
 use super::headers::{ATTEMPT, number_header, text_header};
-use super::link::LinkError;
+use super::link_error::LinkError;
 use super::topology::{look_at, short};
 use super::window::Message;
 use super::{events, parked, wire};

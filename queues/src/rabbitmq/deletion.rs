@@ -6,8 +6,9 @@ use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 
 use super::broker::{RabbitBroker, unavailable};
-use super::holder::{self, Holder};
-use super::link::LinkError;
+use super::holder;
+use super::identity::Holder;
+use super::link_error::LinkError;
 use super::old_names;
 use super::topology::{Topology, is_absent, is_locked, look_at, short};
 use crate::error::BrokerError;

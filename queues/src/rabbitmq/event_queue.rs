@@ -3,7 +3,7 @@
 use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 
-use super::holder::PROTOCOL;
+use super::identity::PROTOCOL;
 use super::topology::{Topology, binding_key, experiment_key};
 use crate::broker::Subscription;
 use crate::error::BrokerError;

@@ -11,7 +11,8 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::link::{BACKOFF, LinkError, next};
+use super::link::{BACKOFF, next};
+use super::link_error::LinkError;
 use super::shared::Shared;
 use super::topology::{is_absent, long, short};
 use super::wire;

@@ -1,14 +1,15 @@
 //! The experiments of this process: hosting them, and leaving them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use dissent_domain::id::ExperimentId;
 use tokio::time::{sleep, timeout};
 
 use super::broker::RabbitBroker;
-use super::parked::{ParkedDecoder, ParkedQueueConsumer, ParkedSource};
-use super::proposals::{self, ProposalDecoder};
+use super::hosted::{Experiments, ProposalQueueConsumer};
+use super::parked::{ParkedDecoder, ParkedSource};
+use super::proposals;
 use super::queue_consumer::QueueConsumer;
 use super::relay::Command;
 use super::shared::{Drainable, LOOK_INTERVAL};
@@ -18,35 +19,6 @@ use crate::lock::lock;
 
 /// Prefetch of a consumer of parked messages. It is small because several consumers share them.
 const PARKED_PREFETCH: u16 = 16;
-
-/// The queue consumer of an experiment's proposals.
-type ProposalQueueConsumer = Arc<QueueConsumer<ProposalDecoder>>;
-
-/// The experiments of this process.
-#[derive(Default)]
-pub(super) struct Experiments {
-    /// Hosted experiments, with the consumer of their proposals once the journal receives.
-    hosted: BTreeMap<ExperimentId, Option<ProposalQueueConsumer>>,
-    parked: BTreeMap<ExperimentId, ParkedQueueConsumer>,
-    leaving: BTreeSet<ExperimentId>,
-    /// Whether the journal receives proposals.
-    receiving: bool,
-}
-
-impl Experiments {
-    /// Fails while the experiment is leaving.
-    pub(super) fn check_staying(&self, experiment: &ExperimentId) -> Result<(), BrokerError> {
-        match self.leaving.contains(experiment) {
-            true => Err(BrokerError::Leaving { experiment: experiment.clone() }),
-            false => Ok(()),
-        }
-    }
-
-    /// Returns the experiments that are hosted here.
-    pub(super) fn hosted(&self) -> impl Iterator<Item = &ExperimentId> {
-        self.hosted.keys()
-    }
-}
 
 /// Marks an experiment as leaving until it is dropped.
 struct Leaving<'a> {

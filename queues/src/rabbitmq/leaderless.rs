@@ -15,7 +15,8 @@ use lapin::Channel;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions};
 use tokio::time::{sleep, timeout};
 
-use super::link::{Link, LinkError};
+use super::link::Link;
+use super::link_error::LinkError;
 use super::topology::{Topology, declare_lock, look_at, short};
 
 /// Number and interval of prompt answers of the node during which the queue does not answer.

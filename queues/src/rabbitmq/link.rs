@@ -16,7 +16,9 @@ use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::holder::{self, Holder, ServerIdentity};
+use super::holder_record;
+use super::identity::{Holder, ServerIdentity};
+use super::link_error::LinkError;
 use super::options::RabbitOptions;
 use super::refusal;
 use super::topology::{Topology, code_of, declare_lock, is_locked};
@@ -28,27 +30,6 @@ pub(super) const BACKOFF: Backoff = Backoff::new(BACKOFF_MIN, Duration::from_sec
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Interval between checks of the connection's status: an event could be missed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// An error of a channel. The caller opens another channel.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    #[error(transparent)]
-    Amqp(#[from] lapin::Error),
-    #[error("no response within {0:?}")]
-    Late(Duration),
-    #[error("the connection was lost")]
-    Lost,
-    #[error("the lock of the server is held by {0}")]
-    Locked(String),
-    #[error("RabbitMQ ended the consumer")]
-    Cancelled,
-    #[error("the queue {0:?} does not exist yet: the server declares it")]
-    NoQueue(String),
-    #[error("no queue took the message for {0:?}: a queue or a binding was deleted")]
-    Unrouted(String),
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-}
 
 /// An established connection and its number.
 #[derive(Clone)]
@@ -242,7 +223,7 @@ impl Link {
     async fn other_holder(&self, connection: &Connection, lock: &LinkLock) -> Option<Holder> {
         let reading = async {
             let channel = connection.create_channel().await?;
-            holder::read_on(&channel, &lock.topology.holder()).await
+            holder_record::read_on(&channel, &lock.topology.holder()).await
         };
         let holder = self.within(reading).await.ok().flatten().unwrap_or_else(Holder::unknown);
         (!holder.is(&lock.identity)).then_some(holder)

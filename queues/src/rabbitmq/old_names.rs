@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use dissent_domain::id::ExperimentId;
 
-use super::link::{Link, LinkError};
+use super::link::Link;
+use super::link_error::LinkError;
 use super::topology::{experiment_key, look_at};
 
 /// First delays of version 0.1's retries in milliseconds: of steps and of proposals.

@@ -20,7 +20,8 @@ use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::headers::START;
 use super::leaderless;
-use super::link::{BACKOFF, Link, LinkError};
+use super::link::{BACKOFF, Link};
+use super::link_error::LinkError;
 use super::options::RabbitOptions;
 use super::signals::Signals;
 use super::topology::Topology;

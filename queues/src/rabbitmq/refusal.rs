@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use lapin::ErrorKind;
 
-use super::link::LinkError;
+use super::link_error::LinkError;
 use super::options::RabbitOptions;
 use super::topology::code_of;
 use crate::error::BrokerError;

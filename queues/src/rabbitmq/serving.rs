@@ -2,8 +2,9 @@
 
 use dissent_domain::log::{EventLog, LogError, LogPart};
 
-use super::holder::{self, Holder, PROTOCOL, ServerIdentity};
-use super::link::LinkError;
+use super::holder;
+use super::identity::{Holder, PROTOCOL, ServerIdentity};
+use super::link_error::LinkError;
 use super::shared::Shared;
 use crate::error::BrokerError;
 

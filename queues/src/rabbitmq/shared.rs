@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::link::{Link, LinkError};
+use super::link::Link;
+use super::link_error::LinkError;
 use super::options::RabbitOptions;
 use super::publisher::Publisher;
 use super::signals::Signals;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::broker::RabbitBroker;
-use super::holder::Holder;
+use super::identity::Holder;
 
 /// The status of a broker over RabbitMQ. Counters start with the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
-use super::holder::PROTOCOL;
+use super::identity::PROTOCOL;
 use crate::error::BrokerError;
 
 /// RabbitMQ 4 drops messages of a quorum queue after 20 deliveries by default. Messages of the service queues

@@ -106,7 +106,7 @@ async fn a_proposal_waits_until_its_experiment_is_hosted_and_again_after_it_left
     assert_eq!(journal.next().await.unwrap().proposal.experiment, other());
 }
 
-/// The log is the truth of whoever serves: after another server, all queues are filled anew.
+/// The log is the truth of each server: after another server, all queues are filled anew.
 async fn queues_are_filled_anew_after_another_server(world: World) {
     world.publish(WANTED, 3);
     world.server.declare_groups(&[subscription(8)]).await.unwrap();

@@ -44,9 +44,8 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     super::operator::check_length("--by", &args.by, BY_BYTES_MAX)?;
     let source = ConfigSource::read(&args.config, &args.overrides.all())?;
     let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-    let with_fork = |error| {
-        suggestion::with_fork(error, &data_dir, |name| args.run_command(&data_dir, &["--set", name]))
-    };
+    let with_fork =
+        |error| suggestion::with_fork(error, &data_dir, |name| args.run_command(&data_dir, &["--set", name]));
     let existing = match open::log_dir(&data_dir).exists() {
         false => None,
         true => match server::writable(&data_dir)? {
@@ -84,7 +83,8 @@ impl CreateArgs {
             )?);
         }
         let option = paths::data_option(data_dir);
-        let or_run = if is_hosted { String::new() } else { format!(", or {}", self.run_command(data_dir, &[])) };
+        let or_run =
+            if is_hosted { String::new() } else { format!(", or {}", self.run_command(data_dir, &[])) };
         writeln!(out, "{name} is created\nto start it: dissent experiment start {name}{option}{or_run}")?;
         Ok(())
     }

@@ -40,8 +40,7 @@ pub(super) fn run(log: &dyn EventLog, kept: &KeptConfigs, as_json: bool) -> anyh
             "no experiments: start one with `dissent run CONFIG.toml`, or record one with `dissent experiment create CONFIG.toml`"
         )?);
     }
-    let width =
-        overviews.iter().map(|row| row.overview.experiment.as_str().len()).max().unwrap_or(0).max(10);
+    let width = overviews.iter().map(|row| row.overview.experiment.as_str().len()).max().unwrap_or(0).max(10);
     writeln!(
         out,
         "{:<width$}  {:<16}  {:>7}  {:<22}  {:>8}  {:>10}  {:>9}  started",
@@ -64,7 +63,10 @@ pub(super) fn run(log: &dyn EventLog, kept: &KeptConfigs, as_json: bool) -> anyh
     for Row { overview, halted } in &overviews {
         let Some(Halt { reason, at_us }) = halted else { continue };
         let (name, since, reason) = (&overview.experiment, utc(*at_us), visible(reason));
-        writeln!(out, "{name} is halted since {since}: {reason}\n  to go on: dissent experiment retry {name}")?;
+        writeln!(
+            out,
+            "{name} is halted since {since}: {reason}\n  to go on: dissent experiment retry {name}"
+        )?;
     }
     Ok(())
 }

@@ -14,9 +14,9 @@ use serde::Deserialize as _;
 use serde_json::json;
 
 use super::super::server::{LogAccess, ServerArgs};
-use crate::client::Server;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths;
+use crate::client::Server;
 use crate::error::BadInput;
 use crate::log_access::open;
 
@@ -99,7 +99,8 @@ pub(super) fn retry(data_dir: Option<&Path>, args: &RetryArgs, as_json: bool) ->
     let Target { experiment: name, data_dir } = args.experiment.target(data_dir)?;
     check_length("--by", &args.by, BY_BYTES_MAX)?;
     let LogAccess::Server(server) = args.server.log_access(&data_dir)? else {
-        let reason = format!("no server runs with the data folder {}: start one, which retries", data_dir.display());
+        let reason =
+            format!("no server runs with the data folder {}: start one, which retries", data_dir.display());
         return Err(BadInput(reason).into());
     };
     let path = format!("/api/v1/experiments/{name}/retry");

@@ -67,9 +67,9 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ImportArgs) -> anyhow::Result<
         check_experiment(&judged, experiment)?;
     }
     match server::writable(&data_dir)? {
-        LogAccess::Here(log) => import(&log, &judged, args.json, |name, state, events| {
-            append(&log, name, state, events)
-        }),
+        LogAccess::Here(log) => {
+            import(&log, &judged, args.json, |name, state, events| append(&log, name, state, events))
+        }
         LogAccess::Server(server) => {
             let log = open::read_log(&data_dir)?;
             import(&*log, &judged, args.json, |name, _, events| send(&server, name, &events))

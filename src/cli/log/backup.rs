@@ -11,8 +11,8 @@ use dissent_storage::SledLog;
 use serde_json::json;
 
 use super::super::server::{LogAccess, ServerArgs};
-use crate::client::Server;
 use super::output::print_line;
+use crate::client::Server;
 use crate::error::BadInput;
 use crate::log_access::backups;
 use crate::log_access::door::LocalDoor;

@@ -6,8 +6,7 @@ use dissent_domain::operator::{Action, ExperimentStatus, OperatorCommand};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::orders::not_a_server;
-use super::{Api, Body, Named, json_response, problem_of, problem_of_failure};
+use super::service::{Api, Body, Named, json_response, not_a_server, problem_of, problem_of_failure};
 use crate::config::ConfigSource;
 use crate::error::BadInput;
 use crate::experiment::create::{record_experiment, record_or_check};
@@ -31,7 +30,7 @@ pub(super) async fn create(
     let service = api.service()?;
     let orders = service.orders.as_ref().ok_or_else(not_a_server)?;
     let (log, artifacts, data_dir) =
-        (service.log.clone(), service.artifacts.clone(), api.0.data_dir.clone());
+        (service.log.clone(), service.artifacts.clone(), api.data_dir().to_owned());
     let recording = tokio::task::spawn_blocking(move || {
         let experiment = record_experiment(&*log, &artifacts, &source, &by)?;
         KeptConfigs::of(&data_dir).keep(&experiment, &source)?;
@@ -42,8 +41,8 @@ pub(super) async fn create(
     Ok(json_response(&json!({ "experiment": experiment, "state": "created", "changed": true })))
 }
 
-/// Runs an experiment from its configuration: records it if it is new, hosts it, and starts it if it waits for
-/// its start.
+/// Runs an experiment from its configuration: records it if it is new, hosts it, and starts it if it waits
+/// for its start.
 pub(super) async fn run(
     State(api): State<Api>,
     Named(experiment): Named,
@@ -52,7 +51,7 @@ pub(super) async fn run(
     let service = api.service()?;
     let orders = service.orders.as_ref().ok_or_else(not_a_server)?;
     let (log, artifacts, data_dir, name) =
-        (service.log.clone(), service.artifacts.clone(), api.0.data_dir.clone(), experiment.clone());
+        (service.log.clone(), service.artifacts.clone(), api.data_dir().to_owned(), experiment.clone());
     let operator = by.clone();
     let recording = tokio::task::spawn_blocking(move || {
         let found = source.load()?.experiment.name;
@@ -78,7 +77,7 @@ pub(super) async fn fork(
 ) -> Result<Response, Problem> {
     let service = api.service()?;
     let orders = service.orders.as_ref().ok_or_else(not_a_server)?;
-    let (log, data_dir) = (service.log.clone(), api.0.data_dir.clone());
+    let (log, data_dir) = (service.log.clone(), api.data_dir().to_owned());
     let making = tokio::task::spawn_blocking(move || make_fork(&*log, &data_dir, &origin, &request));
     let forked = making.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;
     if forked.is_kept {

@@ -12,7 +12,7 @@ use dissent_domain::operator::{Action, OperatorCommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, Body, Named, json_response, problem_of, problem_of_failure};
+use super::service::{Api, Body, Named, json_response, not_a_server, problem_of, problem_of_failure};
 use crate::log_access::backups;
 use crate::serving::problem::Problem;
 
@@ -29,7 +29,7 @@ pub(super) struct OrderBody {
 
 impl OrderBody {
     fn check_folder(&self, api: &Api) -> Result<(), Problem> {
-        if self.data.as_ref().is_some_and(|data_dir| *data_dir != api.0.data_dir) {
+        if self.data.as_ref().is_some_and(|data_dir| data_dir != api.data_dir()) {
             let reason =
                 "this server has another data folder: use --server with the server of your data folder";
             return Err(Problem::new(StatusCode::CONFLICT, reason));
@@ -84,8 +84,8 @@ pub(super) async fn back_up(
 ) -> Result<Response, Problem> {
     body.check_folder(&api)?;
     let busy = Problem::new(StatusCode::CONFLICT, "another backup is in progress: retry after its end");
-    let lock = api.0.backup_lock.clone().try_lock_owned().map_err(|_| busy)?;
-    let (log, data_dir) = (api.service()?.log.clone(), api.0.data_dir.clone());
+    let lock = api.backup_lock().try_lock_owned().map_err(|_| busy)?;
+    let (log, data_dir) = (api.service()?.log.clone(), api.data_dir().to_owned());
     let made = tokio::task::spawn_blocking(move || {
         // Held to the end of the backup, even if the client disconnects.
         let _lock = lock;
@@ -95,9 +95,4 @@ pub(super) async fn back_up(
     let (path, events) = made.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     tracing::info!(path = %path.display(), events, "wrote backup");
     Ok(json_response(&json!({ "path": path, "events": events })))
-}
-
-pub(super) fn not_a_server() -> Problem {
-    let reason = "`dissent run` has the event log open: stop it, or use a server (`dissent serve`)";
-    Problem::new(StatusCode::CONFLICT, reason)
 }

@@ -6,8 +6,7 @@ use axum::response::Response;
 use dissent_actors::Progress;
 use serde_json::{Value, json};
 
-use super::orders::not_a_server;
-use super::{Api, Named, json_response, problem_of_failure};
+use super::service::{Api, Named, json_response, not_a_server, problem_of_failure};
 use crate::experiment::kept_config::KeptConfigs;
 use crate::serving::problem::Problem;
 use crate::serving::status::{Hosting, HostingState};
@@ -45,7 +44,7 @@ pub(super) async fn configuration(
     State(api): State<Api>,
     Named(experiment): Named,
 ) -> Result<Response, Problem> {
-    let kept = KeptConfigs::of(&api.0.data_dir).find(&experiment).map_err(problem_of_failure)?;
+    let kept = KeptConfigs::of(api.data_dir()).find(&experiment).map_err(problem_of_failure)?;
     let source = kept.ok_or_else(|| {
         let reason = format!("the data folder keeps no configuration of {experiment}");
         Problem::new(StatusCode::NOT_FOUND, reason)

@@ -46,8 +46,8 @@ pub fn copy(
     Ok(copied)
 }
 
-/// Adds the events of one experiment to another log. Events that `to` has stay as they are, so a repeated copy
-/// completes an interrupted one. Returns their number.
+/// Adds the events of one experiment to another log. Events that `to` has stay as they are, so a repeated
+/// copy completes an interrupted one. Returns their number.
 ///
 /// # Errors
 /// If either log fails.

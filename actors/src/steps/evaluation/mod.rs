@@ -25,8 +25,9 @@ use crate::live_models::gold::SharedGold;
 use crate::live_models::policy::Policy;
 use crate::live_models::proxy::Proxy;
 use crate::live_models::run_failure::RunFailures;
+use crate::live_models::shared::{Shared, lock};
 use crate::live_models::token_meter::TokenMeter;
-use crate::live_models::versions::{Shared, Versions, lock};
+use crate::live_models::versions::Versions;
 use crate::runner::step::{Consequence, Received, Step};
 use figures::{Measured, Subject};
 

@@ -13,7 +13,7 @@ use dissent_domain::plan::Plan;
 use crate::error::{StepError, StepFault};
 use crate::live_models::completions;
 use crate::live_models::gold::SharedGold;
-use crate::live_models::versions::lock;
+use crate::live_models::shared::lock;
 use crate::runner::step::{Consequence, Received, Step};
 
 /// Judges comparisons by the gold reward.

@@ -11,7 +11,8 @@ use dissent_domain::operator::ExperimentStatus;
 use tracing::Span;
 
 use crate::error::StepFault;
-use crate::live_models::versions::{Versions, lock};
+use crate::live_models::shared::lock;
+use crate::live_models::versions::Versions;
 
 /// A training that this process started.
 #[derive(Debug, Clone)]

@@ -30,7 +30,8 @@ use dissent_models::tuning::{
 use super::trainer::{Refinement, TrainedAdapter, Trainer, TrainingWatch, Tuning};
 use crate::error::{StepError, StepFault, chain};
 use crate::live_models::cache::ModelHandle;
-use crate::live_models::versions::{Base, Shared, fingerprint, lock};
+use crate::live_models::shared::{Shared, lock};
+use crate::live_models::versions::{Base, fingerprint};
 
 /// Approximate number of checkpoints of a training. Each takes the disk space of the trained parameters.
 const CHECKPOINTS: u64 = 10;
@@ -250,7 +251,13 @@ impl OnnxTrainer {
         let TrainableModel { base, template } = &self.reward;
         let handle = base.reward_model(adapter);
         let model = handle.session().map_err(failed)?;
-        Ok(RewardScorer { _handle: handle, model, base: base.clone(), template: template.clone(), kind: self.kind })
+        Ok(RewardScorer {
+            _handle: handle,
+            model,
+            base: base.clone(),
+            template: template.clone(),
+            kind: self.kind,
+        })
     }
 }
 

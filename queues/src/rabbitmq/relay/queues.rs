@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::{Command, PAGE, Relay, poll_confirmed};
 use crate::error::BrokerError;
 use crate::rabbitmq::event_queue::{EventQueue, FillRecord};
-use crate::rabbitmq::link::LinkError;
+use crate::rabbitmq::link_error::LinkError;
 use crate::rabbitmq::topology::{bind, look_at, short, unbind};
 use crate::rabbitmq::window::Window;
 use crate::rabbitmq::{leaderless, refusal};
@@ -102,8 +102,8 @@ impl Relay {
     }
 
     /// Ensures that a queue exists and has every event that the relay has passed. An existing queue is
-    /// declared and filled anew if its filling is not recorded (a crash interrupted it), if another server
-    /// may have published to it, or if its limit has changed.
+    /// declared and filled anew in three cases: its filling is not recorded (a crash interrupted it), another
+    /// server may have published to it, or its limit has changed.
     async fn ensure(&mut self, channel: &Channel, name: &str) -> Result<(), LinkError> {
         let Some(event_queue) = self.event_queues.get(name).cloned() else { return Ok(()) };
         let link = self.shared.publishing.clone();

@@ -392,7 +392,14 @@ fn is_of_process(error: &PipelineError) -> bool {
     match error {
         PipelineError::Failed(failure) => RunFailure::is_of_process(failure),
         PipelineError::Log(_) => true,
-        _ => false,
+        PipelineError::Load(_)
+        | PipelineError::Broker(_)
+        | PipelineError::Encode(_)
+        | PipelineError::Rejected(_)
+        | PipelineError::RunsHere(_)
+        | PipelineError::NoStep(_)
+        | PipelineError::Thread { .. }
+        | PipelineError::Missing(_) => false,
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use dissent_actors::{ModelCache, Roles};
 use dissent_domain::id::ExperimentId;
 use dissent_models::runtime::CancelFlag;
+use tokio::sync::Notify;
 
 use super::access::AccessCheck;
 use super::api;
@@ -139,16 +140,19 @@ pub(crate) fn serve(
         systemd::stopping();
         tracing::info!("finishing work in progress before the stop");
         let over = signals.grace(if outcome.is_ok() { GRACE } else { Duration::ZERO });
-        let broker = status.broker();
-        let flags = experiments.cancel_flags();
-        actix::spawn(async move {
-            over.notified().await;
-            flags.iter().for_each(CancelFlag::cancel);
-            broker.iter().for_each(BrokerHandle::abandon);
-        });
+        give_up_after(over, experiments.cancel_flags(), status.broker());
         let drained = experiments.drain(!options.until_finished).await;
         outcome.and(drained)
     })
+}
+
+/// Cancels the work in progress, and no longer waits for RabbitMQ, once the time of a stop is over.
+fn give_up_after(over: Arc<Notify>, flags: Vec<CancelFlag>, broker: Option<BrokerHandle>) {
+    actix::spawn(async move {
+        over.notified().await;
+        flags.iter().for_each(CancelFlag::cancel);
+        broker.iter().for_each(BrokerHandle::abandon);
+    });
 }
 
 /// Waits for a signal to stop, and reloads on SIGHUP.

@@ -71,7 +71,7 @@ impl<'a> Host<'a> {
 
     pub(crate) fn row(&self, name: &str) -> Value {
         let row = self.list().into_iter().find(|row| row["experiment"] == name);
-        row.unwrap_or_else(|| panic!("no {name} in the list"))
+        row.ok_or_else(|| format!("no {name} in the list")).unwrap()
     }
 
     pub(crate) fn until_finished(&mut self, names: &[&str]) {

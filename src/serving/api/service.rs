@@ -159,7 +159,7 @@ pub(super) fn problem_of(error: CommandError) -> Problem {
 pub(super) fn problem_of_failure(error: anyhow::Error) -> Problem {
     match FailureKind::of(&error) {
         FailureKind::BadInput => Problem::new(StatusCode::CONFLICT, format!("{error:#}")),
-        _ => Problem::internal(error),
+        FailureKind::Failed | FailureKind::Differs | FailureKind::Interrupted => Problem::internal(error),
     }
 }
 

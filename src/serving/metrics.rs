@@ -424,23 +424,56 @@ mod tests {
         samples.filter_map(|line| line.split([' ', '{']).next()).collect()
     }
 
+    /// Returns the queries of the dashboard: of its panels, and of its variables.
+    fn queries(dashboard: &serde_json::Value) -> Vec<&str> {
+        let panels = dashboard["panels"].as_array().unwrap();
+        let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        let of_panels = targets.map(|target| target["expr"].as_str().unwrap());
+        of_panels.chain(variables.iter().map(|variable| variable["query"].as_str().unwrap())).collect()
+    }
+
+    /// Returns the metrics that a query names.
+    fn metrics_of(query: &str) -> impl Iterator<Item = &str> {
+        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|word| word.starts_with("dissent_") || word.starts_with("process_"))
+    }
+
     #[test]
     fn every_metric_that_the_dashboard_queries_exists() {
         let text = all_metrics();
         let names = names(&text);
         let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
-        let panels = dashboard["panels"].as_array().unwrap();
-        let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
-        let mut queried = 0;
-        for target in targets {
-            let query = target["expr"].as_str().unwrap();
-            let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-            for name in words.filter(|word| word.starts_with("dissent_") || word.starts_with("process_")) {
+        let mut queried = BTreeSet::new();
+        for query in queries(&dashboard) {
+            for name in metrics_of(query) {
                 assert!(names.contains(name), "{name} in {query}");
-                queried += 1;
+                queried.insert(name);
             }
         }
-        assert!(queried >= 15, "{queried}");
+        assert!(queried.len() >= 25, "{queried:?}");
+        for name in ["dissent_halted", "dissent_models_loaded_bytes", "dissent_build_info"] {
+            assert!(queried.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_dashboard_shows_the_chosen_experiments_of_every_metric_that_has_one() {
+        let text = all_metrics();
+        let of_experiment = |name: &str| text.contains(&format!("\n{name}{{experiment="));
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+        let mut chosen = 0;
+        for query in queries(&dashboard).into_iter().filter(|query| !query.starts_with("label_values")) {
+            for name in metrics_of(query) {
+                let is_chosen = query.contains(&format!("{name}{{experiment=~\"$experiment\"}}"));
+                assert_eq!(is_chosen, of_experiment(name), "{name} in {query}");
+                chosen += usize::from(is_chosen);
+            }
+        }
+        assert!(chosen >= 10, "{chosen}");
+        let variable = &dashboard["templating"]["list"][0];
+        assert_eq!(variable["name"], "experiment");
+        assert!(metrics_of(variable["query"].as_str().unwrap()).all(of_experiment));
     }
 
     #[test]

@@ -45,8 +45,8 @@ const ACCESS_REFUSED: u16 = 403;
 ///
 /// # Queues
 ///
-/// Names begin with [`prefix`](RabbitOptions::prefix). Every queue is durable, and every publication is
-/// confirmed.
+/// Names begin with [`prefix`](super::RabbitOptions::prefix). Every queue is durable, and every publication
+/// is confirmed.
 ///
 /// | name | kind | holds |
 /// |---|---|---|
@@ -65,7 +65,7 @@ const ACCESS_REFUSED: u16 = 403;
 /// both versions share no queue. `<experiment>` is the experiment's id in hexadecimal, because its name may
 /// contain dots. Actors use the groups `<step>.<experiment>`: with one queue for each step *and* experiment,
 /// pausing or cancelling one experiment does not delay another. A message is parked when it used up its
-/// attempts, or when RabbitMQ delivered it [`redeliveries_max`](RabbitOptions::redeliveries_max) times
+/// attempts, or when RabbitMQ delivered it [`redeliveries_max`](super::RabbitOptions::redeliveries_max) times
 /// without a settlement. In a group of all experiments, such a message becomes a dead letter instead.
 ///
 /// Only the server declares the exchange and the queues of groups and histories, because only the server can
@@ -103,8 +103,8 @@ const ACCESS_REFUSED: u16 = 403;
 ///   when it is redelivered to this process. Another process receives it again.
 /// - Acknowledgements are sent together, within 5 ms. A crash before that causes redelivery.
 /// - A message that is released, or whose worker dies, more than
-///   [`redeliveries_max`](RabbitOptions::redeliveries_max) times is parked. RabbitMQ cannot distinguish the
-///   two cases, and such a message may kill its workers.
+///   [`redeliveries_max`](super::RabbitOptions::redeliveries_max) times is parked. RabbitMQ cannot
+///   distinguish the two cases, and such a message may kill its workers.
 /// - RabbitMQ redelivers a message that is not settled within 30 minutes (its `consumer_timeout`). Longer
 ///   work uses leases.
 pub struct RabbitBroker {
@@ -151,8 +151,8 @@ impl RabbitBroker {
     /// # Errors
     /// - As [`Broker::subscribe`] if a subscription is invalid.
     /// - [`BrokerError::ServerOnly`] on a worker.
-    /// - [`BrokerError::Unavailable`] after [`operation_timeout`](RabbitOptions::operation_timeout). The
-    ///   queues are then declared as soon as RabbitMQ is available.
+    /// - [`BrokerError::Unavailable`] after [`operation_timeout`](super::RabbitOptions::operation_timeout).
+    ///   The queues are then declared as soon as RabbitMQ is available.
     pub async fn declare_groups(&self, subscriptions: &[Subscription]) -> Result<(), BrokerError> {
         self.shared.check_running()?;
         let server = self.server()?;

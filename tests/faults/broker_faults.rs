@@ -27,8 +27,8 @@ async fn delete(channel: &Channel, queue: &str) -> u32 {
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap()
 }
 
-/// Deletes a random queue of an experiment, the dead letters, or the exchange of events. Returns its name, and
-/// the number of lost messages.
+/// Deletes a random queue of an experiment, the dead letters, or the exchange of events. Returns its name
+/// and the number of lost messages.
 ///
 /// If proposals or parked messages are lost, it deletes the groups of the experiment too, as an operator
 /// would: their new queues get all events again. Otherwise the causes wait for half an hour.

@@ -42,8 +42,8 @@ pub(crate) fn get(address: &str, path: &str, limit: Duration) -> Option<(u16, St
     request(address, "GET", path, "", limit)
 }
 
-/// Connects clients to the address and to the socket of a server. Half of them send half a request, the others
-/// send many requests and read no answer. They stay until they are dropped.
+/// Connects clients to the address and to the socket of a server. Half of them send half a request, the
+/// others send many requests and read no answer. They stay until they are dropped.
 pub(crate) fn stuck(address: &str, socket: &Path) -> Vec<OwnedFd> {
     let mut clients = Vec::new();
     for number in 0..CLIENTS {

@@ -43,8 +43,8 @@ impl Round<'_, '_> {
         assert!(self.fleet.output_text(SERVER).contains(text), "no {text:?}; {}", self.fleet.report());
     }
 
-    /// Stops the server, which then writes a snapshot of each experiment, on a full disk. At times the log is on
-    /// that disk, too.
+    /// Stops the server, which then writes a snapshot of each experiment, on a full disk. At times the log is
+    /// on that disk, too.
     pub(crate) fn full_disk_at_snapshot(&mut self) -> Injection {
         if self.disks.is_none() {
             return Injection::Impossible(NO_DISKS);
@@ -117,8 +117,8 @@ impl Round<'_, '_> {
         Injection::Done
     }
 
-    /// Asks for a backup over the socket or over HTTP, which must fail with the reason in the answer or in the
-    /// server's log. A server without space for its log may end before the answer.
+    /// Asks for a backup over the socket or over HTTP, which must fail with the reason in the answer or in
+    /// the server's log. A server without space for its log may end before the answer.
     fn backup_fails(&mut self, with_log: bool) {
         if self.random.below(2) == 0 {
             let error = failure(&self.backup_command());

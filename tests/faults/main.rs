@@ -1,5 +1,5 @@
-//! The fault campaign: three experiments on RabbitMQ, with one server, three workers and injected faults. Each
-//! experiment must end with the events and the state of a run alone and without faults.
+//! The fault campaign: three experiments on RabbitMQ, with one server, three workers and injected faults.
+//! Each experiment must end with the events and the state of a run alone and without faults.
 //!
 //! `DISSENT_FAULTS_ROUNDS` sets the number of rounds, `DISSENT_FAULTS_SEED` the first seed. A round depends
 //! on its seed alone, except for the moments of its faults.

@@ -23,8 +23,8 @@ const HEALTH_REQUESTS: usize = 5;
 pub(crate) const RESPONSE_MAX: Duration = Duration::from_secs(10);
 
 impl Round<'_, '_> {
-    /// Returns the experiments that run on the server. While the server does not answer, they are those of the
-    /// last look.
+    /// Returns the experiments that run on the server. While the server does not answer, they are those of
+    /// the last look.
     pub(crate) fn running(&mut self) -> Vec<&'static str> {
         let listed = self.fleet.known_address(SERVER).and_then(|address| {
             let response = clients::get(&address, "/api/v1/experiments", HEALTH_MAX);
@@ -92,8 +92,8 @@ impl Round<'_, '_> {
         self.restart(member)
     }
 
-    /// Withdraws the permissions of all processes. Open connections are refused an operation at the next look,
-    /// closed ones the virtual host.
+    /// Withdraws the permissions of all processes. Open connections are refused an operation at the next
+    /// look, closed ones the virtual host.
     pub(crate) fn withdraw_permission(&mut self) -> Injection {
         // A process that starts ends with the refusal.
         if !self.until_ready() {

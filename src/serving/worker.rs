@@ -359,6 +359,10 @@ impl Crew {
         experiment: &ExperimentId,
         outcome: Result<(), dissent_actors::PipelineError>,
     ) -> anyhow::Result<()> {
+        if !self.working.contains_key(experiment) {
+            // It was left on purpose, and can come back.
+            return Ok(());
+        }
         if let Err(error) = outcome {
             if self.directory.only.is_some() {
                 return Err(error.into());

@@ -1,4 +1,4 @@
-//! The processes of one experiment on RabbitMQ: a server and workers.
+//! The processes of an installation on RabbitMQ: a server and workers.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -32,11 +32,13 @@ pub(crate) struct FleetPlan<'a> {
     pub(crate) apart: bool,
 }
 
-/// Processes that work on one experiment.
+/// Processes that work on one experiment, or on every experiment of a data folder.
 pub(crate) struct Fleet<'a> {
     lab: &'a Lab,
     plan: FleetPlan<'a>,
     config: PathBuf,
+    /// Whether the server hosts every experiment of its data folder, for workers of every experiment.
+    hosts_all: bool,
     /// Additional environment variables of every process.
     environment: Vec<(String, String)>,
     members: Vec<Member>,
@@ -64,7 +66,21 @@ impl<'a> Fleet<'a> {
         std::fs::write(config.with_extension("worker.toml"), worker.to_owned() + &shared).unwrap();
         std::fs::create_dir_all(lab.data_dir(name)).unwrap();
         let members = plan.roles.iter().map(|_| Member { child: None, lives: 0 }).collect();
-        Self { lab, plan, config, environment: Vec::new(), members }
+        Self { lab, plan, config, hosts_all: false, environment: Vec::new(), members }
+    }
+
+    /// Writes the configuration of a server of every experiment, and of workers of every experiment; starts
+    /// nothing.
+    pub(crate) fn of_all(lab: &'a Lab, plan: FleetPlan<'a>) -> Self {
+        let mut fleet = Self::new(lab, FleetPlan { apart: true, ..plan });
+        fleet.hosts_all = true;
+        let path = fleet.config.with_extension("worker.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (_, settings) = text.split_once("[runtime]").unwrap();
+        let settings = format!("[runtime]{settings}");
+        std::fs::write(&fleet.config, &settings).unwrap();
+        std::fs::write(path, settings).unwrap();
+        fleet
     }
 
     /// Sets an environment variable of every process started later.
@@ -116,9 +132,13 @@ impl<'a> Fleet<'a> {
 
     /// Starts a process with additional arguments.
     pub(crate) fn start_with(&mut self, member: usize, more: &[&str]) {
-        let command = if member == SERVER { "serve" } else { "worker" };
         let (config, data) = self.config_and_data(member);
-        let mut arguments = vec![command, config.to_str().unwrap()];
+        let mut arguments = match (member, self.hosts_all) {
+            (SERVER, true) => vec!["serve", "--config"],
+            (SERVER, false) => vec!["serve"],
+            _ => vec!["worker"],
+        };
+        arguments.push(config.to_str().unwrap());
         arguments.extend(["--roles", self.plan.roles[member], "--listen", "127.0.0.1:0"]);
         arguments.extend(more);
         let mut command = self.lab.dissent(&data, &arguments);
@@ -135,9 +155,16 @@ impl<'a> Fleet<'a> {
         self.members[member].child = Some(command.spawn().unwrap());
     }
 
-    /// Starts a process that ends when the experiment is finished.
+    /// Starts a process that ends when the experiment is finished, or the server of every experiment, which
+    /// ends when all are. A worker of every experiment ends at a signal only.
     pub(crate) fn start(&mut self, member: usize) {
-        self.start_with(member, &["--until-finished"]);
+        let is_endless = self.hosts_all && member != SERVER;
+        self.start_with(member, if is_endless { &[] } else { &["--until-finished"] });
+    }
+
+    /// The id of a process, if it was started.
+    pub(crate) fn id(&self, member: usize) -> Option<u32> {
+        self.members[member].child.as_ref().map(Child::id)
     }
 
     /// Sets the clock of a process wrong by `seconds`.
@@ -245,6 +272,30 @@ impl<'a> Fleet<'a> {
     pub(crate) fn address(&mut self, member: usize) -> String {
         let line = self.wait_for_output(member, "listening address=");
         line.split("address=").nth(1).unwrap().trim().to_owned()
+    }
+
+    /// The HTTP address of a process that has one by now.
+    pub(crate) fn known_address(&mut self, member: usize) -> Option<String> {
+        if !self.runs(member) {
+            return None;
+        }
+        let output = self.output_text(member);
+        let line = output.lines().find(|line| line.contains("listening address="))?;
+        line.split("address=").nth(1).map(|address| address.trim().to_owned())
+    }
+
+    /// Whether a process runs its steps and is connected to RabbitMQ.
+    pub(crate) fn is_ready(&mut self, member: usize) -> bool {
+        let Some(address) = self.known_address(member) else { return false };
+        if !self.output_text(member).contains("running steps") {
+            return false;
+        }
+        let Ok(mut stream) = TcpStream::connect(&address) else { return false };
+        stream.set_read_timeout(Some(TIME_LIMIT)).unwrap();
+        let mut response = String::new();
+        write!(stream, "GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut response).is_ok()
+            && response.split(' ').nth(1) == Some("200")
     }
 
     /// Sends a GET request; returns the status and the body.

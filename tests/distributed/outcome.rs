@@ -23,7 +23,7 @@ impl Outcome {
         Self::of_events(&lab.events(data))
     }
 
-    fn of_events(recorded: &[Recorded]) -> Self {
+    pub(crate) fn of_events(recorded: &[Recorded]) -> Self {
         history(recorded);
         let (mut replay, mut events) = (Replay::verifying(), BTreeMap::new());
         for recorded in recorded {

@@ -1,12 +1,14 @@
-//! A small file system for the log, which can be filled.
+//! Small file systems for the data of a server, which can be filled.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Size of the file system: several times the log of a round.
+/// Size of a file system: several times the log of a round.
 const BYTES: &str = "64m";
+/// Folders of the data folder that have a file system of their own.
+const FOLDERS: [&str; 3] = ["log", "snapshots", "backups"];
 
 /// A file system in memory, unmounted on drop.
 pub(crate) struct Disk(PathBuf);
@@ -18,6 +20,10 @@ impl Disk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={BYTES}"), "tmpfs"]).arg(folder);
         mount.output().is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
     }
 
     fn filler(&self) -> PathBuf {
@@ -33,14 +39,44 @@ impl Disk {
         }
     }
 
+    /// Fills the file system except for some bytes.
+    pub(crate) fn fill_but(&self, bytes: u64) {
+        self.fill();
+        let filler = OpenOptions::new().write(true).open(self.filler()).unwrap();
+        let length = filler.metadata().unwrap().len();
+        filler.set_len(length.saturating_sub(bytes)).unwrap();
+    }
+
     /// Frees the space.
     pub(crate) fn clear(&self) {
         let _missing = std::fs::remove_file(self.filler());
+    }
+
+    /// Names of the files and folders, without the filler.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = entries.map(|name| name.to_string_lossy().into_owned());
+        names.filter(|name| name != "filler").collect()
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         let _failed = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// The file systems of a data folder.
+pub(crate) struct Disks {
+    pub(crate) log: Disk,
+    pub(crate) snapshots: Disk,
+    pub(crate) backups: Disk,
+}
+
+impl Disks {
+    /// Mounts the file systems of a data folder. Returns `None` without the permission to mount.
+    pub(crate) fn mount(data: &Path) -> Option<Self> {
+        let [log, snapshots, backups] = FOLDERS.map(|folder| Disk::mount(&data.join(folder)));
+        Some(Self { log: log?, snapshots: snapshots?, backups: backups? })
     }
 }

@@ -9,20 +9,23 @@ use dissent_domain::id::ExperimentId;
 use dissent_queues::{Broker as _, Proposal, RabbitBroker, RabbitOptions};
 use futures_core::Stream as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection};
 use tokio::time::Instant;
 
+use crate::amqp::{self, persistent, publish};
 use crate::support::random::Random;
 
 /// Groups of the steps.
-const STEPS: [&str; 8] =
+pub(crate) const STEPS: [&str; 8] =
     ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
 /// Messages that a fault publishes.
 const MESSAGES: usize = 24;
 /// Time to read the history.
 const READ: Duration = Duration::from_millis(500);
+/// Longest wait for the stream of the history.
+const STREAM_MAX: Duration = Duration::from_secs(20);
 /// Pause between two attempts to find a stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -34,8 +37,8 @@ pub(crate) struct MessageFaults {
 }
 
 impl MessageFaults {
-    pub(crate) fn new(url: String, prefix: String) -> Self {
-        Self { url, prefix, experiment: ExperimentId::new("lab").unwrap() }
+    pub(crate) fn new(url: String, prefix: String, experiment: &str) -> Self {
+        Self { url, prefix, experiment: ExperimentId::new(experiment).unwrap() }
     }
 
     fn queue(&self, name: &str) -> String {
@@ -46,33 +49,27 @@ impl MessageFaults {
         STEPS.iter().map(|step| self.queue(step)).collect()
     }
 
-    fn run<T>(&self, task: impl Future<Output = T>) -> T {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), task).await });
-        runtime.shutdown_background();
-        done.expect("RabbitMQ accepts the messages within a minute")
-    }
-
     /// Opens a channel when the stream of the history is available. After a crash, RabbitMQ accepts
-    /// connections before that.
-    async fn channel(&self) -> (Connection, Channel) {
+    /// connections before that. Returns `None` if it stays away: an ended experiment has no queues.
+    async fn channel(&self) -> Option<(Connection, Channel)> {
         let stream = self.queue("history");
-        loop {
-            let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
-            let channel = connection.create_channel().await.unwrap();
+        let until = Instant::now() + STREAM_MAX;
+        while Instant::now() < until {
+            let (connection, channel) = amqp::connect(&self.url).await;
             let passive = QueueDeclareOptions::durable().passive();
             if channel.queue_declare(stream.as_str().into(), passive, FieldTable::default()).await.is_ok() {
-                return (connection, channel);
+                return Some((connection, channel));
             }
             tokio::time::sleep(PAUSE).await;
         }
+        None
     }
 
-    /// Publishes events to their groups again, and proposes recorded events again.
-    pub(crate) fn duplicate(&self, random: &mut Random) {
-        self.run(async {
-            let (_connection, channel) = self.channel().await;
+    /// Publishes events to their groups again, and proposes recorded events again. As the others, returns
+    /// `None` if the experiment has no queues any more.
+    pub(crate) fn duplicate(&self, random: &mut Random) -> Option<()> {
+        amqp::run(async {
+            let (_connection, channel) = self.channel().await?;
             let events = self.history(&channel).await;
             for _ in 0..MESSAGES.min(events.len()) {
                 let event = random.one_of(&events);
@@ -83,27 +80,28 @@ impl MessageFaults {
                 publish(&channel, exchange, key, &event.data, event.properties.clone()).await;
             }
             self.propose(|recorded| recorded.event, random).await;
-        });
+            Some(())
+        })
     }
 
     /// Publishes events again in another order, to random groups, as new messages.
-    pub(crate) fn reorder(&self, random: &mut Random) {
-        self.run(async {
-            let (_connection, channel) = self.channel().await;
+    pub(crate) fn reorder(&self, random: &mut Random) -> Option<()> {
+        amqp::run(async {
+            let (_connection, channel) = self.channel().await?;
             let mut events = self.history(&channel).await;
             random.shuffle(&mut events);
             for event in events.iter().take(MESSAGES) {
                 let queue = random.one_of(&self.groups()).clone();
-                let properties = BasicProperties::default().with_delivery_mode(2);
-                publish(&channel, "", &queue, &event.data, properties).await;
+                publish(&channel, "", &queue, &event.data, persistent()).await;
             }
-        });
+            Some(())
+        })
     }
 
     /// Publishes damaged events and random bytes to every queue, and proposes events that the rules forbid.
-    pub(crate) fn corrupt(&self, random: &mut Random) {
-        self.run(async {
-            let (_connection, channel) = self.channel().await;
+    pub(crate) fn corrupt(&self, random: &mut Random) -> Option<()> {
+        amqp::run(async {
+            let (_connection, channel) = self.channel().await?;
             let events = self.history(&channel).await;
             let mut queues = self.groups();
             queues.extend(["proposals", "parked", "history"].map(|name| self.queue(name)));
@@ -125,12 +123,13 @@ impl MessageFaults {
                     }
                 }
                 let queue = random.one_of(&queues).clone();
-                publish(&channel, "", &queue, &body, BasicProperties::default().with_delivery_mode(2)).await;
+                publish(&channel, "", &queue, &body, persistent()).await;
             }
             // The rules forbid a repeated event under a new id, and an unreadable event.
             self.propose(|recorded| renamed(recorded.event), random).await;
             self.propose(|recorded| NewEvent { body: vec![0xc1], ..renamed(recorded.event) }, random).await;
-        });
+            Some(())
+        })
     }
 
     /// Proposes some events of the history, each changed by `as_event`.
@@ -181,9 +180,4 @@ impl MessageFaults {
 /// Returns the event under an id that is not in the log.
 fn renamed(event: NewEvent) -> NewEvent {
     NewEvent { id: event.id.caused("faults", 0), ..event }
-}
-
-async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
-    let options = BasicPublishOptions::default();
-    channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
 }

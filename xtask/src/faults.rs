@@ -7,10 +7,10 @@ use crate::process::{cargo, complete};
 
 #[derive(Args)]
 pub(crate) struct FaultsOptions {
-    /// Number of experiments, each with seven faults
+    /// Number of rounds: three experiments on one server, with twelve faults
     #[arg(long, default_value_t = 30)]
     rounds: u32,
-    /// Seed of the first experiment; each later experiment adds 1
+    /// Seed of the first round; each later round adds 1
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -28,7 +28,7 @@ impl Installation {
         let mut bytes = [0; 16];
         getrandom(&mut bytes, GetRandomFlags::empty()).context("failed to get a random number")?;
         let made = Self(u128::from_le_bytes(bytes));
-        files::write(format!("{made}\n"), &path(data_dir))?;
+        files::write_in_data_folder(format!("{made}\n"), &path(data_dir))?;
         Ok(made)
     }
 

@@ -1,11 +1,13 @@
 //! One server with several experiments: created, forked and judged while it runs, halted alone, and each with
 //! the result that it has alone.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::support::host::Host;
+use crate::support::required::optional;
 use crate::support::{Lab, Learning, Setup, succeeded};
 
 fn lab() -> Option<Lab> {
@@ -162,14 +164,65 @@ fn a_run_beside_a_server_hands_its_experiment_over_and_follows_it() {
     assert_eq!(host.row("one")["state"], "finished");
     // A second run finds it finished.
     host.give(&[&["run"], variant(&config, ONE).as_slice()].concat());
-    // Another plan under the same name is refused, with the fork that would have it.
+    // Another plan under the same name is refused, with the fork that would have it, and changes nothing.
+    let kept = || std::fs::read(lab.data_dir("handed").join("experiments/one.json")).unwrap();
+    let before = kept();
     let other = [ONE, &["conflict.budget=2"]].concat();
     let refused = lab.dissent("handed", &[&["run"], variant(&config, &other).as_slice()].concat()).output();
     let refused = refused.unwrap();
     let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && error.contains("conflict"), "{error}");
+    assert!(refused.status.code() == Some(2) && error.contains("conflict"), "{error}");
+    assert!(kept() == before && host.row("one")["state"] == "finished");
     host.stop();
     assert_eq!(state_hash(&lab, "handed", "one"), expected);
+}
+
+#[test]
+fn a_damaged_kept_configuration_halts_its_experiment_and_a_run_brings_it_back() {
+    let Some(lab) = lab() else { return };
+    let config = lab.config();
+    succeeded(
+        lab.dissent("damaged", &[&["experiment", "create"], variant(&config, ONE).as_slice()].concat()),
+    );
+    let kept = lab.data_dir("damaged").join("experiments/one.json");
+    std::fs::write(&kept, "{").unwrap();
+    let host = Host::start(&lab, "damaged", &[]);
+    let reason = host.row("one")["halted"]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("experiments/one.json"), "{reason}");
+    // A configuration that cannot be used leaves it halted, with the first reason.
+    let unusable = [ONE, &["policy.path=missing"]].concat();
+    let run = |settings: &[&str]| {
+        lab.dissent("damaged", &[&["run"], variant(&config, settings).as_slice()].concat()).output().unwrap()
+    };
+    assert!(!run(&unusable).status.success());
+    assert_eq!(host.row("one")["halted"]["reason"].as_str(), Some(reason.as_str()));
+    assert!(run(ONE).status.success());
+    assert_eq!(host.row("one")["state"], "finished");
+    host.stop();
+}
+
+/// A service has a user of its own, and an operator creates its first experiment as root.
+#[test]
+fn what_root_creates_in_the_folder_of_a_service_is_the_services() {
+    let Some(lab) = lab() else { return };
+    let data = lab.data_dir("owned");
+    std::fs::create_dir_all(&data).unwrap();
+    let owner = Some(65534);
+    let gives = std::os::unix::fs::chown(&data, owner, owner).map_err(|error| error.to_string());
+    if optional(gives).is_none() {
+        return;
+    }
+    succeeded(lab.dissent("owned", &["experiment", "create", lab.config().to_str().unwrap()]));
+    let mut folders = vec![data];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let (path, found) = (entry.path(), entry.metadata().unwrap());
+            assert_eq!((found.uid(), found.mode() & 0o007), (65534, 0), "{}", path.display());
+            if found.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
 }
 
 #[test]

@@ -105,11 +105,14 @@ pub(crate) fn run(data_dir: Option<&Path>, args: &QueueArgs) -> anyhow::Result<(
 
 fn stat(data_dir: Option<&Path>, args: &StatArgs) -> anyhow::Result<()> {
     let connection = Connection::of(&args.config, data_dir, None)?;
-    let experiment = &connection.config.experiment.name;
+    let experiments =
+        connection.experiment().map_or_else(|| connection.experiments(), |one| vec![one.clone()]);
     let found = connection.with_broker(async |broker| {
-        let dead = format!("{}.2.dead", broker.prefix());
-        let own = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
-        let names: Vec<&str> = std::iter::once(&dead).chain(&own).map(String::as_str).collect();
+        let mut names = vec![format!("{}.2.dead", broker.prefix())];
+        for experiment in &experiments {
+            names.extend(broker.queues_of(experiment, &dissent_actors::groups(experiment))?);
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Ok(broker.queue_stats(&names).await?)
     })?;
     show_stats(&found, args.json)

@@ -27,6 +27,8 @@ use crate::telemetry::LogFormat;
 
 /// Interval at which a run looks at the server that it follows.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest wait for a server that has stopped, or does not know the experiment.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval at which it prints the progress of that server.
 const SHOW_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -136,9 +138,22 @@ fn follow(
     server.run(&experiment, source)?;
     view.print_line("the server runs the experiment; Ctrl-C ends this command, and the server continues");
     let mut shown = (Instant::now(), 0);
+    let (mut last_answer, mut is_told) = (Instant::now(), false);
     let ending = loop {
         std::thread::sleep(FOLLOW_INTERVAL);
-        let Some(row) = server.hosted(&experiment)? else { continue };
+        let Some(row) = server.hosted(&experiment)? else {
+            if !is_told {
+                view.print_line("the server does not answer: waiting for it");
+                is_told = true;
+            }
+            let silence = ANSWER_TIMEOUT.as_secs();
+            anyhow::ensure!(
+                last_answer.elapsed() < ANSWER_TIMEOUT,
+                "the server has not answered for {silence} s: start it again with `dissent serve`; it then continues the experiment"
+            );
+            continue;
+        };
+        (last_answer, is_told) = (Instant::now(), false);
         if let Some(halt) = row.halted {
             let reason = format!("the server has halted the experiment: {}", halt.reason);
             return Err(anyhow::anyhow!(reason).context("retry with `dissent experiment retry`"));

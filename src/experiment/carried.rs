@@ -52,7 +52,7 @@ pub(super) fn write(
         return Ok(None);
     }
     let path = data_dir.join("judgements").join(format!("{}-round-{round}.jsonl", now.experiment));
-    files::write(&lines, &path)?;
+    files::write_in_data_folder(&lines, &path)?;
     Ok(Some((path, judgements)))
 }
 

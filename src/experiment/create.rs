@@ -31,7 +31,8 @@ pub(crate) fn record_experiment(
     record(log, artifacts, &config, &models, by)
 }
 
-/// Checks a configuration against its experiment, and records the experiment if the log lacks it.
+/// Checks a configuration against its experiment, and records the experiment if the log lacks it. Returns
+/// whether it was recorded.
 ///
 /// # Errors
 /// If the configuration, its data or its models cannot be used, its plan differs from the recorded one, or
@@ -41,14 +42,15 @@ pub(crate) fn record_or_check(
     artifacts: &ArtifactStore,
     source: &ConfigSource,
     by: &str,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let config = source.load()?;
     let models = check(&config, Some(log))?;
     if log.read_stream(&config.experiment.name, 0, 1)?.is_empty() {
-        return record(log, artifacts, &config, &models, by).map(drop);
+        return record(log, artifacts, &config, &models, by).map(|_| true);
     }
     let plan = plan::plan(&config, &models, artifacts, &kept(&config, Some(log))?)?.plan;
-    check_or_suggest(log, &plan)
+    check_or_suggest(log, &plan)?;
+    Ok(false)
 }
 
 /// Opens the models of a configuration, and checks its templates. Without a log the experiment is new.

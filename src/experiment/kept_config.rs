@@ -45,7 +45,7 @@ impl KeptConfigs {
         if self.find(experiment).ok().flatten().as_ref() == Some(source) {
             return Ok(());
         }
-        files::write(serde_json::to_vec_pretty(source)?, &self.path(experiment, "json"))
+        files::write_in_data_folder(serde_json::to_vec_pretty(source)?, &self.path(experiment, "json"))
     }
 
     /// Returns the kept configuration of an experiment, if there is one.
@@ -61,7 +61,7 @@ impl KeptConfigs {
     /// # Errors
     /// If the file cannot be written.
     pub(crate) fn halt(&self, experiment: &ExperimentId, halt: &Halt) -> anyhow::Result<()> {
-        files::write(serde_json::to_vec_pretty(halt)?, &self.path(experiment, "halted.json"))
+        files::write_in_data_folder(serde_json::to_vec_pretty(halt)?, &self.path(experiment, "halted.json"))
     }
 
     /// Returns why an experiment is halted; `None` if it is not.

@@ -18,8 +18,19 @@ use rustix::io::Result;
 use crate::socket_path::SOCKET;
 
 /// Entries of a data folder that a process with its log writes.
-const WITH_LOG: &[&str] =
-    &["log", "artifacts", "snapshots", "reports", "backups", "feedback-inbox", "inputs", SOCKET];
+const WITH_LOG: &[&str] = &[
+    "log",
+    "artifacts",
+    "snapshots",
+    "reports",
+    "backups",
+    "experiments",
+    "installation",
+    "judgements",
+    "feedback-inbox",
+    "inputs",
+    SOCKET,
+];
 /// Entries that a command writes while another process has the log.
 const BESIDE_LOG: &[&str] = &["reports"];
 /// Deepest folder that is searched.

@@ -55,8 +55,9 @@ pub(super) struct Shared {
 
 /// An order to the experiments of a running server.
 pub(super) enum Order {
-    /// Host an experiment that was recorded, or go on with a halted one.
-    Host { experiment: ExperimentId, done: oneshot::Sender<anyhow::Result<()>> },
+    /// Host an experiment that was recorded, or go on with a halted one. Without a source, from its kept
+    /// configuration.
+    Host { experiment: ExperimentId, source: Option<ConfigSource>, done: oneshot::Sender<anyhow::Result<()>> },
     /// An experiment has ended or failed.
     Ended { experiment: ExperimentId, outcome: Result<Ending, PipelineError> },
 }
@@ -71,8 +72,22 @@ impl Orders {
     /// # Errors
     /// If its configuration, data or models cannot be used, or the server stops.
     pub(super) async fn host(&self, experiment: &ExperimentId) -> anyhow::Result<()> {
+        self.order(experiment, None).await
+    }
+
+    /// As [`host`](Self::host), from this configuration. If it can be used, it is kept in place of an earlier
+    /// one.
+    pub(super) async fn host_from(
+        &self,
+        experiment: &ExperimentId,
+        source: ConfigSource,
+    ) -> anyhow::Result<()> {
+        self.order(experiment, Some(source)).await
+    }
+
+    async fn order(&self, experiment: &ExperimentId, source: Option<ConfigSource>) -> anyhow::Result<()> {
         let (done, outcome) = oneshot::channel();
-        let order = Order::Host { experiment: experiment.clone(), done };
+        let order = Order::Host { experiment: experiment.clone(), source, done };
         self.0.send(order).await.map_err(|_| stopping())?;
         outcome.await.map_err(|_| stopping())?
     }
@@ -133,7 +148,7 @@ impl Experiments {
             if self.host.health(&experiment).is_some() {
                 continue;
             }
-            if self.kept.find(&experiment).ok().flatten().is_none() {
+            if matches!(self.kept.find(&experiment), Ok(None)) {
                 tracing::warn!(
                     experiment_id = %experiment,
                     "not hosting an experiment without a kept configuration: use `dissent serve CONFIG.toml` once"
@@ -146,10 +161,12 @@ impl Experiments {
                 self.halt(&experiment, format!("{error:#}"));
             }
         }
+        self.announce().await;
         Ok(())
     }
 
-    /// Hosts an experiment from this configuration, and keeps it.
+    /// Hosts an experiment from this configuration, and keeps it. A configuration that cannot be used changes
+    /// nothing.
     ///
     /// # Errors
     /// If the configuration, its data or its models cannot be used.
@@ -161,6 +178,7 @@ impl Experiments {
         if self.host.health(experiment).is_some() {
             return Ok(());
         }
+        let before = self.shared.status.hosting(experiment);
         self.shared.status.note(experiment, Hosting::Loading);
         let hosted = self.load(experiment, source).await;
         if hosted.is_ok() {
@@ -172,7 +190,10 @@ impl Experiments {
                 let status = self.shared.status.status(experiment).unwrap_or_default();
                 tracing::info!(experiment_id = %experiment, ?status, "hosting experiment");
             }
-            Err(_) => self.shared.status.forget(experiment),
+            Err(_) => match before {
+                Some(before) => self.shared.status.note(experiment, before),
+                None => self.shared.status.forget(experiment),
+            },
         }
         hosted
     }
@@ -206,13 +227,16 @@ impl Experiments {
             // The server may have stopped.
             let _stopped = orders.send(Order::Ended { experiment: name, outcome }).await;
         });
-        self.announce().await;
         self.take_left_judgements(experiment).await;
         Ok(())
     }
 
     /// Tells workers through the shared store which experiments run here.
     async fn announce(&self) {
+        if self.shared.broker.prefix().is_none() {
+            // The embedded broker has no workers elsewhere.
+            return;
+        }
         let (shared, experiments) = (self.shared.clone(), self.shared.status.running());
         let announcing = tokio::task::spawn_blocking(move || match shared.artifacts.shared() {
             Some(store) => ServerEntry { experiments, ..shared.entry }.publish(store),
@@ -283,11 +307,20 @@ impl Experiments {
 
     async fn obey(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
-            Order::Host { experiment, done } => {
-                let hosted = self.host(&experiment).await;
-                if let Err(error) = &hosted {
-                    self.check_process()?;
-                    self.halt(&experiment, format!("{error:#}"));
+            Order::Host { experiment, source, done } => {
+                let hosted = match &source {
+                    Some(source) => self.host_from(&experiment, source).await,
+                    None => self.host(&experiment).await,
+                };
+                match &hosted {
+                    Ok(()) => self.announce().await,
+                    Err(error) => {
+                        self.check_process()?;
+                        // A new configuration that cannot be used leaves the experiment as it was.
+                        if source.is_none() {
+                            self.halt(&experiment, format!("{error:#}"));
+                        }
+                    }
                 }
                 // Who ordered it may have stopped waiting.
                 let _gone = done.send(hosted);
@@ -318,7 +351,10 @@ impl Experiments {
             return Ok(());
         }
         tracing::info!(experiment_id = %experiment, status = ?progress.status, "experiment ended");
-        self.host.leave(experiment).await?;
+        if let Err(error) = self.host.leave(experiment).await {
+            self.check_process()?;
+            tracing::warn!(experiment_id = %experiment, error = format!("{error:#}"), "failed to stop an ended experiment in order");
+        }
         self.shared.status.note(experiment, Hosting::Ended(progress));
         self.with_queues.insert(experiment.clone());
         self.announce().await;
@@ -430,8 +466,9 @@ fn open(shared: &Shared, experiment: &ExperimentId, source: &ConfigSource) -> an
     let models = Models::open(&config, kept.reading)?;
     let planned = plan::plan(&config, &models, &shared.artifacts, &kept)?;
     check_or_suggest(&*log, &planned.plan)?;
-    let prefix = shared.broker.prefix().unwrap_or_default();
-    bundle::publish(source, prefix, &shared.artifacts)?;
+    if let Some(prefix) = shared.broker.prefix() {
+        bundle::publish(source, prefix, &shared.artifacts)?;
+    }
     let plan = planned.plan.clone();
     let backends = Backends {
         log,

@@ -96,7 +96,7 @@ pub(crate) fn serve(
         let serving = async {
             status.wait_for("waiting for the broker");
             let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;
-            status.start_working(broker.clone());
+            status.use_broker(broker.clone());
             let entry = ServerEntry::of_this_process(broker.prefix().unwrap_or_default().to_owned());
             let shared = Shared {
                 data_dir: data_dir.to_owned(),
@@ -121,6 +121,7 @@ pub(crate) fn serve(
                 experiments.host_from(experiment, source).await?;
             }
             experiments.host_all().await?;
+            status.start_working();
             systemd::ready();
             tracing::info!(roles = %options.roles, "running steps");
             anyhow::Ok(experiments)

@@ -80,9 +80,14 @@ impl ServiceStatus {
         *lock(&self.stage) = Stage::Starting(what.into());
     }
 
-    /// The process works from now on, with this broker.
-    pub(super) fn start_working(&self, broker: BrokerHandle) {
+    /// The process is connected to this broker, and opens its experiments.
+    pub(super) fn use_broker(&self, broker: BrokerHandle) {
         *lock(&self.broker) = Some(broker);
+        self.wait_for("opening the experiments");
+    }
+
+    /// The process works from now on.
+    pub(super) fn start_working(&self) {
         *lock(&self.stage) = Stage::Working;
     }
 
@@ -91,7 +96,7 @@ impl ServiceStatus {
         *lock(&self.stage) = Stage::Draining;
     }
 
-    /// Returns the broker; `None` before the process works.
+    /// Returns the broker; `None` before the process is connected.
     pub(super) fn broker(&self) -> Option<BrokerHandle> {
         lock(&self.broker).clone()
     }

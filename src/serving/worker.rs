@@ -31,6 +31,7 @@ use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::start::{self, Backends};
 use crate::installation::Installation;
+use crate::socket_path::SOCKET;
 
 /// Interval at which a worker looks for experiments.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -65,6 +66,15 @@ pub(crate) struct Settings {
     pub(crate) artifacts: ArtifactStore,
 }
 
+impl Settings {
+    /// Returns the server of the data folder, for a worker that can find its experiments only there.
+    fn server_of_data_folder(&self) -> Option<Server> {
+        let knows_experiments = self.worker.experiment.is_some() || self.artifacts.shared().is_some();
+        let has_server = || Installation::find(&self.data_dir).is_ok_and(|found| found.is_some());
+        (!knows_experiments && has_server()).then(|| Server::at_door(self.data_dir.join(SOCKET)))
+    }
+}
+
 /// Runs steps until a signal stops the process.
 ///
 /// # Errors
@@ -74,6 +84,7 @@ pub(crate) fn work(settings: Settings, options: WorkerOptions) -> anyhow::Result
     let status = Arc::new(ServiceStatus::new(cache));
     let WorkerOptions { roles, listen, until_finished, server } = options;
     let only = settings.worker.experiment.as_ref().map(|experiment| experiment.name.clone());
+    let server = server.or_else(|| settings.server_of_data_folder());
     let directory = Arc::new(Directory { settings, server, only });
     actix::System::new().block_on(async {
         let mut signals = Signals::new()?;
@@ -90,7 +101,8 @@ pub(crate) fn work(settings: Settings, options: WorkerOptions) -> anyhow::Result
             };
             let connecting = RabbitBroker::connect_worker(rabbit.options_of_service(&prefix)?);
             let broker = connecting.await.context("failed to reach RabbitMQ")?;
-            status.start_working(BrokerHandle::Rabbit(broker.clone()));
+            status.use_broker(BrokerHandle::Rabbit(broker.clone()));
+            status.start_working();
             systemd::ready();
             tracing::info!(roles = %roles, prefix, "running steps");
             anyhow::Ok((broker, prefix))
@@ -173,12 +185,13 @@ impl Directory {
         }
     }
 
-    /// Returns the experiments to work on now.
-    fn experiments(&self, prefix: &str) -> anyhow::Result<BTreeSet<ExperimentId>> {
+    /// Returns the experiments to work on now; `None` while the server does not answer, for example during a
+    /// restart.
+    fn experiments(&self, prefix: &str) -> anyhow::Result<Option<BTreeSet<ExperimentId>>> {
         if let Some(only) = &self.only {
-            return Ok(BTreeSet::from([only.clone()]));
+            return Ok(Some(BTreeSet::from([only.clone()])));
         }
-        Ok(self.entry(Some(prefix))?.map(|entry| entry.experiments).unwrap_or_default())
+        Ok(self.entry(Some(prefix))?.map(|entry| entry.experiments))
     }
 
     /// Returns the configuration of an experiment, with the settings of this host. Blocks.
@@ -287,7 +300,7 @@ impl Crew {
     /// Begins experiments that the server hosts, and stops those that it no longer hosts.
     async fn look(&mut self) -> anyhow::Result<()> {
         let (directory, prefix) = (self.directory.clone(), self.prefix.clone());
-        let hosted = blocking(move || directory.experiments(&prefix)).await?;
+        let Some(hosted) = blocking(move || directory.experiments(&prefix)).await? else { return Ok(()) };
         let dropped: Vec<ExperimentId> =
             self.working.keys().filter(|name| !hosted.contains(*name)).cloned().collect();
         for experiment in dropped {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dead;
+#[allow(dead_code, reason = "other test programs use the rest")]
 mod fleet;
 mod forgetting;
 mod many;

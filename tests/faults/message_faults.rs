@@ -11,7 +11,7 @@ use futures_core::Stream as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{Channel, Connection};
+use lapin::{Channel, Connection, Consumer};
 use tokio::time::Instant;
 
 use crate::amqp::{self, persistent, publish};
@@ -20,6 +20,8 @@ use crate::support::random::Random;
 /// Groups of the steps.
 pub(crate) const STEPS: [&str; 8] =
     ["prompt", "generation", "reward", "conflict", "round", "feedback", "training", "evaluation"];
+/// Name of the consumer that reads the history.
+const READER: &str = "faults";
 /// Messages that a fault publishes.
 const MESSAGES: usize = 24;
 /// Time to read the history.
@@ -57,7 +59,11 @@ impl MessageFaults {
         while Instant::now() < until {
             let (connection, channel) = amqp::connect(&self.url).await;
             let passive = QueueDeclareOptions::durable().passive();
-            if channel.queue_declare(stream.as_str().into(), passive, FieldTable::default()).await.is_ok() {
+            // A stream can be declared before it can be read.
+            if channel.queue_declare(stream.as_str().into(), passive, FieldTable::default()).await.is_ok()
+                && self.consume(&channel).await.is_ok()
+            {
+                channel.basic_cancel(READER.into(), Default::default()).await.unwrap();
                 return Some((connection, channel));
             }
             tokio::time::sleep(PAUSE).await;
@@ -155,15 +161,20 @@ impl MessageFaults {
         }
     }
 
-    /// Returns the messages in the stream of the history.
-    async fn history(&self, channel: &Channel) -> Vec<Delivery> {
-        channel.basic_qos(100, BasicQosOptions::default()).await.unwrap();
+    /// Reads the stream of the history from its beginning.
+    async fn consume(&self, channel: &Channel) -> lapin::Result<Consumer> {
+        channel.basic_qos(100, BasicQosOptions::default()).await?;
         let mut first = FieldTable::default();
         first.insert("x-stream-offset".into(), AMQPValue::LongString(LongString::from("first")));
-        let options = BasicConsumeOptions::default();
         let stream = self.queue("history");
-        let mut consumer =
-            channel.basic_consume(stream.as_str().into(), "faults".into(), options, first).await.unwrap();
+        channel
+            .basic_consume(stream.as_str().into(), READER.into(), BasicConsumeOptions::default(), first)
+            .await
+    }
+
+    /// Returns the messages in the stream of the history.
+    async fn history(&self, channel: &Channel) -> Vec<Delivery> {
+        let mut consumer = self.consume(channel).await.unwrap();
         let mut found = Vec::new();
         let mut next = async || poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await;
         let until = Instant::now() + READ;
@@ -172,7 +183,7 @@ impl MessageFaults {
             delivery.ack(Default::default()).await.unwrap();
             found.push(delivery);
         }
-        channel.basic_cancel("faults".into(), Default::default()).await.unwrap();
+        channel.basic_cancel(READER.into(), Default::default()).await.unwrap();
         found
     }
 }

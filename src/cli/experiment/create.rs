@@ -15,7 +15,7 @@ use crate::cli::{paths, suggestion};
 use crate::config::{Config, ConfigSource};
 use crate::experiment::create;
 use crate::experiment::kept_config::KeptConfigs;
-use crate::log_access::open;
+use crate::log_access::{open, ownership};
 use crate::text::shell_command;
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,7 @@ pub(super) fn run(data_dir: Option<&Path>, args: &CreateArgs, as_json: bool) -> 
     let models = create::check(&config, existing.as_ref().map(|log| log as &dyn EventLog))?;
     let open_log = || SledLog::open(open::log_dir(&data_dir), &SledOptions::default());
     let log = existing.map_or_else(open_log, Ok)?;
+    ownership::keep(&data_dir);
     let artifacts = ArtifactStore::open(data_dir.join("artifacts"))?;
     let name = create::record(&log, &artifacts, &config, &models, &args.by).map_err(with_fork)?;
     KeptConfigs::of(&data_dir).keep(&name, &source)?;

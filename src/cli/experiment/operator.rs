@@ -82,7 +82,7 @@ Examples:
   dissent experiment list                 shows halted experiments with their reasons
   dissent experiment retry tone-demo
 
-A server halts an experiment whose step fails for good, such as a full disk or a missing model. Mend the cause, then retry.
+A server halts an experiment whose step fails for good, for example because a model is missing. Mend the cause, then retry.
 Other experiments are not affected. A restart of the server retries, too.")]
 pub(super) struct RetryArgs {
     /// Name of the experiment, or its configuration.

@@ -8,14 +8,15 @@ use dissent_domain::id::ExperimentId;
 use dissent_queues::RabbitBroker;
 
 use crate::cli::paths;
-use crate::config::{BrokerConfig, Config, RabbitConfig};
+use crate::config::{BrokerConfig, RabbitConfig, WorkerConfig};
 use crate::error::BadInput;
 use crate::installation::Installation;
 use crate::log_access::open;
 
-/// A configuration with RabbitMQ, and the data folder whose installation names the queues.
+/// Settings with RabbitMQ, of an experiment or of a server, and the data folder whose installation names the
+/// queues.
 pub(super) struct Connection {
-    pub(super) config: Config,
+    settings: WorkerConfig,
     pub(super) data_dir: PathBuf,
     prefix: String,
 }
@@ -26,10 +27,12 @@ impl Connection {
     /// # Errors
     /// If the configuration is invalid, has no RabbitMQ, or no prefix is known.
     pub(super) fn of(config: &Path, data_dir: Option<&Path>, prefix: Option<&str>) -> anyhow::Result<Self> {
-        let config = Config::load(config)?;
-        let data_dir = paths::data_dir(data_dir.or(config.experiment.data_dir.as_deref()));
-        let configured = prefix.map(str::to_owned).or_else(|| rabbit(&config).ok()?.prefix.clone());
-        rabbit(&config)?;
+        let settings = WorkerConfig::load(config)?;
+        let of_experiment =
+            settings.experiment.as_ref().and_then(|experiment| experiment.data_dir.as_deref());
+        let data_dir = paths::data_dir(data_dir.or(of_experiment).or(settings.data_dir.as_deref()));
+        let configured = rabbit(&settings)?.prefix.clone();
+        let configured = prefix.map(str::to_owned).or(configured);
         let prefix = match configured {
             Some(prefix) => prefix,
             None => Installation::find(&data_dir)?.map(Installation::prefix).ok_or_else(|| {
@@ -39,16 +42,23 @@ impl Connection {
                 ))
             })?,
         };
-        Ok(Self { config, data_dir, prefix })
+        Ok(Self { settings, data_dir, prefix })
     }
 
-    /// Returns the experiment of the configuration, and those of the log if there is one.
+    /// Returns the experiment that the settings name, if they are those of an experiment.
+    pub(super) fn experiment(&self) -> Option<&ExperimentId> {
+        self.settings.experiment.as_ref().map(|experiment| &experiment.name)
+    }
+
+    /// Returns the experiment of the settings, and those of the log if there is one.
     pub(super) fn experiments(&self) -> Vec<ExperimentId> {
         let of_log = open::read_log(&self.data_dir).and_then(|log| Ok(log.shared().streams()?));
         let mut experiments: Vec<ExperimentId> =
             of_log.unwrap_or_default().into_iter().map(|(name, _)| name).collect();
-        if !experiments.contains(&self.config.experiment.name) {
-            experiments.push(self.config.experiment.name.clone());
+        if let Some(named) = self.experiment()
+            && !experiments.contains(named)
+        {
+            experiments.push(named.clone());
         }
         experiments
     }
@@ -61,7 +71,7 @@ impl Connection {
         &self,
         work: impl AsyncFnOnce(&RabbitBroker) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let options = rabbit(&self.config)?.options(&self.prefix)?;
+        let options = rabbit(&self.settings)?.options(&self.prefix)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let broker: Arc<RabbitBroker> =
@@ -71,8 +81,8 @@ impl Connection {
     }
 }
 
-fn rabbit(config: &Config) -> anyhow::Result<&RabbitConfig> {
-    match &config.broker {
+fn rabbit(settings: &WorkerConfig) -> anyhow::Result<&RabbitConfig> {
+    match &settings.broker {
         BrokerConfig::Rabbitmq(rabbit) => Ok(rabbit),
         BrokerConfig::Embedded(_) => Err(BadInput(
             "the embedded broker has no queues to show: this command needs [broker] kind = \"rabbitmq\""

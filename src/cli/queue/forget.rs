@@ -24,7 +24,8 @@ Examples:
 A server deletes the queues of an ended experiment itself once no worker follows it. The event log keeps everything: a server
 creates and fills new queues when it needs them.")]
 pub(super) struct ForgetArgs {
-    /// Configuration of the experiment, with [broker] kind = "rabbitmq".
+    /// Configuration of the experiment, with [broker] kind = "rabbitmq". For --all and --old also the
+    /// server's.
     #[arg(value_parser = crate::cli::paths::path(), value_name = "CONFIG.toml")]
     config: PathBuf,
     /// Delete even if the experiment has not ended, its log is not here, or processes consume the queues.
@@ -47,7 +48,11 @@ pub(super) fn run(data_dir: Option<&Path>, args: &ForgetArgs) -> anyhow::Result<
     if args.old || args.all {
         return forget_all(&connection, args.old);
     }
-    let experiment = &connection.config.experiment.name;
+    let Some(experiment) = connection.experiment() else {
+        let reason =
+            "the file names no experiment: use the configuration of one, or --all for the whole installation";
+        return Err(BadInput(reason.to_owned()).into());
+    };
     if !args.force {
         require_ended(&connection.data_dir, experiment)?;
     }

@@ -56,11 +56,13 @@ pub(super) async fn run(
     let recording = tokio::task::spawn_blocking(move || {
         let found = source.load()?.experiment.name;
         anyhow::ensure!(found == name, BadInput(format!("the configuration is that of {found}")));
-        record_or_check(&*log, &artifacts, &source, &by)?;
-        KeptConfigs::of(&data_dir).keep(&name, &source)
+        if record_or_check(&*log, &artifacts, &source, &by)? {
+            KeptConfigs::of(&data_dir).keep(&name, &source)?;
+        }
+        anyhow::Ok(source)
     });
-    recording.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;
-    orders.host(&experiment).await.map_err(problem_of_failure)?;
+    let source = recording.await.map_err(Problem::internal)?.map_err(problem_of_failure)?;
+    orders.host_from(&experiment, source).await.map_err(problem_of_failure)?;
     let waits = |status: ExperimentStatus| status == ExperimentStatus::Created;
     if service.status.status(&experiment).is_some_and(waits) {
         let reason = Some("dissent run".to_owned());

@@ -22,10 +22,6 @@ impl Disk {
         mount.output().is_ok_and(|output| output.status.success()).then(|| Self(folder.to_owned()))
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.0
-    }
-
     fn filler(&self) -> PathBuf {
         self.0.join("filler")
     }

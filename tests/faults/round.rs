@@ -27,6 +27,8 @@ const LEASE: Duration = Duration::from_secs(3);
 const QUEUES_SAFE: Duration = Duration::from_secs(4);
 /// Longest time from the last fault to the end of the experiments.
 const END_MAX: Duration = Duration::from_secs(240);
+/// Time from the last fault to a look for a RabbitMQ that cannot recover.
+const REPAIR_AFTER: Duration = Duration::from_secs(45);
 /// Longest wait for a process to exit.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for all processes to be ready, for example after a start of RabbitMQ.
@@ -166,9 +168,14 @@ impl<'a, 'b> Round<'a, 'b> {
 
     /// Waits for the end of all experiments, and stops the workers.
     fn finish(&mut self) {
-        let begun = Instant::now();
+        let (begun, mut is_repaired) = (Instant::now(), false);
         while self.fleet.runs(SERVER) {
             self.fleet.assert_no_failure();
+            if !is_repaired && begun.elapsed() > REPAIR_AFTER && self.declares_nothing() {
+                eprintln!("      RabbitMQ declares no queue any more: restarting it");
+                self.campaign.node.restart();
+                is_repaired = true;
+            }
             let waits = begun.elapsed() < END_MAX;
             assert!(waits, "not finished after {END_MAX:?}; {:?} {}", self.running(), self.fleet.report());
             sleep(Duration::from_millis(50));
@@ -180,6 +187,12 @@ impl<'a, 'b> Round<'a, 'b> {
         }
         self.fleet.wait_for_all(STOP_MAX);
         eprintln!("    finished after {:?}", begun.elapsed());
+    }
+
+    /// Whether RabbitMQ answers declarations with an internal error. RabbitMQ 3.10 does so until its restart
+    /// if queues are deleted while it restarts: the supervisor of their dead-letter workers then ends.
+    fn declares_nothing(&self) -> bool {
+        self.fleet.output_text(SERVER).lines().rev().take(20).any(|line| line.contains("INTERNAL-ERROR"))
     }
 
     /// Injects a fault, and repairs it as an operator would.

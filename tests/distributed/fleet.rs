@@ -71,6 +71,7 @@ impl<'a> Fleet<'a> {
 
     /// Writes the configuration of a server of every experiment, and of workers of every experiment; starts
     /// nothing.
+    #[allow(dead_code, reason = "not every test program that includes this file has a server of all")]
     pub(crate) fn of_all(lab: &'a Lab, plan: FleetPlan<'a>) -> Self {
         let mut fleet = Self::new(lab, FleetPlan { apart: true, ..plan });
         fleet.hosts_all = true;
@@ -163,6 +164,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// The id of a process, if it was started.
+    #[allow(dead_code, reason = "not every test program that includes this file has a server of all")]
     pub(crate) fn id(&self, member: usize) -> Option<u32> {
         self.members[member].child.as_ref().map(Child::id)
     }
@@ -275,6 +277,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// The HTTP address of a process that has one by now.
+    #[allow(dead_code, reason = "not every test program that includes this file has a server of all")]
     pub(crate) fn known_address(&mut self, member: usize) -> Option<String> {
         if !self.runs(member) {
             return None;
@@ -285,6 +288,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Whether a process runs its steps and is connected to RabbitMQ.
+    #[allow(dead_code, reason = "not every test program that includes this file has a server of all")]
     pub(crate) fn is_ready(&mut self, member: usize) -> bool {
         let Some(address) = self.known_address(member) else { return false };
         if !self.output_text(member).contains("running steps") {

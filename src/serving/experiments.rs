@@ -113,6 +113,8 @@ pub(super) struct Experiments {
     incoming: mpsc::Receiver<Order>,
     /// Ended experiments whose queues still exist.
     with_queues: BTreeSet<ExperimentId>,
+    /// Whether RabbitMQ was connected at the last sweep, and the number of lost connections until then.
+    connection: Option<(bool, u64)>,
 }
 
 impl Experiments {
@@ -125,7 +127,7 @@ impl Experiments {
         let host = Host::start(log, shared.broker.broker())?;
         let (orders, incoming) = mpsc::channel(ORDERS_MAX);
         let kept = KeptConfigs::of(&shared.data_dir);
-        Ok(Self { shared, kept, host, orders, incoming, with_queues: BTreeSet::new() })
+        Ok(Self { shared, kept, host, orders, incoming, with_queues: BTreeSet::new(), connection: None })
     }
 
     /// Gives orders to these experiments.
@@ -395,8 +397,14 @@ impl Experiments {
         });
     }
 
-    /// Deletes the queues of ended experiments that no worker follows any more.
+    /// Deletes the queues of ended experiments that no worker follows any more, if the connection has lasted
+    /// since the last sweep. If queues are deleted while RabbitMQ 3.10 starts, it declares no queue any more.
     async fn delete_unused_queues(&mut self) {
+        let connection = self.shared.broker.status().map(|status| (status.connected, status.reconnects));
+        let before = std::mem::replace(&mut self.connection, connection);
+        if connection != before || connection.is_some_and(|(is_connected, _)| !is_connected) {
+            return;
+        }
         for experiment in self.with_queues.clone() {
             if self.shared.broker.delete_queues(&experiment, Duration::ZERO).await {
                 self.with_queues.remove(&experiment);

@@ -74,6 +74,8 @@ fn metrics_of_a_loopback_server_are_not_for_pages_of_other_names() {
         |path: &str, host: &str| server.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n"), "").0;
     assert_eq!(status("/metrics", "evil.example"), 403);
     assert_eq!(status("/metrics", "localhost:9464"), 200);
-    assert_eq!((status("/health", "evil.example"), status("/ready", "evil.example")), (200, 200));
+    assert_eq!(status("/health", "evil.example"), 200);
+    // It may still be opening its experiment.
+    assert!([200, 503].contains(&status("/ready", "evil.example")));
     server.stops();
 }

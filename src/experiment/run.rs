@@ -45,7 +45,7 @@ pub(crate) struct Run {
 }
 
 /// Starts or continues an experiment, and runs it until it finishes or waits for people. With
-/// `waits_for_people`, the run continues and takes judgements from the inbox. A paused or cancelled
+/// `waits_for_people`, the run continues and takes judgements through the local socket. A paused or cancelled
 /// experiment is not run.
 ///
 /// # Errors

@@ -7,7 +7,7 @@
 //! | `GET /api/v1/experiments` | the server's experiments, with what it does with each |
 //! | `POST /api/v1/experiments` | records and hosts an experiment; local socket only |
 //! | `GET /api/v1/experiments/NAME/configuration` | the kept configuration, for workers |
-//! | `POST /api/v1/experiments/NAME/retry` | goes on with a halted experiment |
+//! | `POST /api/v1/experiments/NAME/retry` | continues a halted experiment |
 //! | `POST /api/v1/experiments/NAME/fork` | records and hosts a fork; local socket only |
 //! | `POST /api/v1/experiments/NAME/run` | as `dissent run`; over the local socket only |
 //! | `POST /api/v1/experiments/NAME/judgements` | records judgements of people, all or none |

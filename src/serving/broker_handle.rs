@@ -181,7 +181,7 @@ async fn delete_if_unused(
     loop {
         match broker.followers(experiment).await? {
             0 => {
-                // The relay has let go of them when the experiment left.
+                // The relay stopped using them when the experiment left.
                 let queues = broker.queues_of(experiment, &dissent_actors::groups(experiment))?;
                 return broker.delete_queues(&queues).await.map(|_| 0);
             }

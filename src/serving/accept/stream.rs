@@ -1,4 +1,4 @@
-//! A connection's stream, which fails if the client does not take its answer, and a record of what the
+//! The stream of a connection. It fails if the client does not read its response, and records what the
 //! connection waits for.
 
 use std::io::{self, IoSlice};

@@ -88,6 +88,37 @@ fn a_waiting_run_resumes_with_imported_judgements_and_finishes() {
     succeeded(lab.dissent("data", &["replay", "lab", "--verify"]));
 }
 
+/// Commands of version 0.1 left judgements in the data folder, for the process that had the log open.
+#[test]
+fn judgements_that_version_0_1_left_are_recorded_at_the_next_run() {
+    let Some(lab) = lab_with_people() else { return };
+    let run = ["run", lab.config().to_str().unwrap(), "--wait"].map(str::to_owned);
+    let run = run.each_ref().map(String::as_str);
+    succeeded(lab.dissent("data", &run[..2]));
+    let rows = parsed(&succeeded(lab.dissent("data", &["feedback", "export", "lab"])).stdout);
+    let left: String = rows
+        .iter()
+        .map(|row| {
+            let (round, comparison) = (&row["round"], &row["comparison"]);
+            let judgement = serde_json::json!({"round": round, "comparison": comparison, "annotator": "ann", "verdict": "first"});
+            format!("{judgement}\n")
+        })
+        .collect();
+    let folder = lab.data_dir("data").join("feedback-inbox/lab");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("1.jsonl"), left).unwrap();
+    std::fs::write(folder.join("2.jsonl"), "damaged\n").unwrap();
+    succeeded(lab.dissent("data", &run));
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["2.jsonl.unreadable"]);
+    let events: Vec<Event> = lab.events("data").iter().map(|recorded| recorded.decode().unwrap()).collect();
+    let received: Vec<&FeedbackReceived> = events.iter().filter_map(Event::body).collect();
+    assert_eq!(received.len(), rows.len());
+    assert_eq!(events.last().unwrap().event_type(), EventType::ExperimentFinished);
+}
+
 /// A `dissent run --wait` that holds the log.
 struct Waiting(Child);
 

@@ -151,11 +151,7 @@ impl Ledger {
             return Ok(Decision::Rejected(reason));
         }
         self.forget_durable(&is_known)?;
-        let expected = ExpectedVersion::Exact(self.version);
-        let fresh = self.accept(fresh, concludes);
-        let events = proposed.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
-        let append = Append { experiment: experiment.clone(), expected, events };
-        Ok(Decision::Accepted(Accepted { append, fresh }))
+        Ok(self.accepted(experiment, proposed, time_us, (fresh, concludes)))
     }
 
     /// Decides events that follow one another, such as the judgements of a file: each on the state that the
@@ -195,11 +191,22 @@ impl Ledger {
             return Ok(Decision::Rejected(reason));
         }
         self.forget_durable(&is_known)?;
+        Ok(self.accepted(experiment, proposed, time_us, (fresh, false)))
+    }
+
+    /// Accepts the fresh events among the proposed ones, with the append of all of them.
+    fn accepted(
+        &mut self,
+        experiment: &ExperimentId,
+        proposed: &[NewEvent],
+        time_us: u64,
+        (fresh, concludes): (Vec<Fresh>, bool),
+    ) -> Decision {
         let expected = ExpectedVersion::Exact(self.version);
-        let fresh = self.accept(fresh, false);
+        let fresh = self.accept(fresh, concludes);
         let events = proposed.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
         let append = Append { experiment: experiment.clone(), expected, events };
-        Ok(Decision::Accepted(Accepted { append, fresh }))
+        Decision::Accepted(Accepted { append, fresh })
     }
 
     /// Decides an operator command. Append the result now: the ledger's state includes it. `None`: the

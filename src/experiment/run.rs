@@ -27,7 +27,7 @@ use crate::experiment::models::Models;
 use crate::experiment::plan;
 use crate::experiment::start::{self, Backends};
 use crate::log_access::door::LocalDoor;
-use crate::log_access::open;
+use crate::log_access::{inbox, open};
 use crate::progress::ProgressView;
 use crate::serving::api;
 use crate::serving::api::service::{Api, Service};
@@ -102,7 +102,7 @@ pub(crate) fn run_experiment(
         let log = owned.clone();
         api.begin(Service { control, log, artifacts: service_artifacts, status, orders: None, entry: None });
     };
-    let ending = actix::System::new().block_on(drive(&plan, resources, view, begin))?;
+    let ending = actix::System::new().block_on(drive(&plan, resources, data_dir, view, begin))?;
     Ok(Run { ending, experiment, log })
 }
 
@@ -140,11 +140,13 @@ fn is_finished(log: &dyn EventLog, plan: &Plan) -> anyhow::Result<bool> {
 async fn drive(
     plan: &Plan,
     resources: Resources,
+    data_dir: &Path,
     view: &ProgressView,
     begin: impl FnOnce(Control),
 ) -> anyhow::Result<Ending> {
     let mut pipeline = Pipeline::start(plan, resources).await?;
     begin(pipeline.control());
+    inbox::take_in(data_dir, &plan.experiment, &pipeline.control()).await;
     let cancel = pipeline.cancel_handle();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

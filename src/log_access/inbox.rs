@@ -2,11 +2,43 @@
 
 use std::path::{Path, PathBuf};
 
+use dissent_actors::{CommandError, Control, read_judgements};
 use dissent_domain::id::ExperimentId;
+
+/// Records the left judgements of an experiment, and removes their files. A judgement that the rules reject
+/// is logged. A file stays for the next start if the journal fails.
+pub(crate) async fn take_in(data_dir: &Path, experiment: &ExperimentId, control: &Control) {
+    for file in left(data_dir, experiment) {
+        let path = file.display();
+        let judgements = match read_judgements(&file) {
+            Ok(judgements) => judgements,
+            Err(error) => {
+                tracing::error!(file = %path, %error, "renaming an unreadable file of judgements");
+                let _renamed = std::fs::rename(&file, file.with_extension("jsonl.unreadable"));
+                continue;
+            }
+        };
+        for judgement in judgements {
+            match control.judge(experiment.clone(), vec![judgement]).await {
+                Ok(_) => {}
+                Err(error @ CommandError::JudgementsRejected { .. }) => {
+                    tracing::warn!(file = %path, %error, "dropping a judgement");
+                }
+                Err(error) => {
+                    tracing::error!(file = %path, %error, "keeping a file of judgements for the next start");
+                    return;
+                }
+            }
+        }
+        if let Err(error) = std::fs::remove_file(&file) {
+            tracing::warn!(file = %path, %error, "failed to remove a file of recorded judgements");
+        }
+    }
+}
 
 /// Returns the complete files of an experiment, in the order of their names. Each ends in `.jsonl`, and holds
 /// one judgement a line.
-pub(crate) fn left(data_dir: &Path, experiment: &ExperimentId) -> Vec<PathBuf> {
+fn left(data_dir: &Path, experiment: &ExperimentId) -> Vec<PathBuf> {
     let folder = data_dir.join("feedback-inbox").join(experiment.as_str());
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries

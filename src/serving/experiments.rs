@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dissent_actors::{Ending, Host, PipelineError, Resources, Roles, RunFailure, read_judgements};
+use dissent_actors::{Ending, Host, PipelineError, Resources, Roles, RunFailure};
 use dissent_domain::event::EventType;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::EventLog;
@@ -229,7 +229,7 @@ impl Experiments {
             // The server may have stopped.
             let _stopped = orders.send(Order::Ended { experiment: name, outcome }).await;
         });
-        self.take_left_judgements(experiment).await;
+        inbox::take_in(&self.shared.data_dir, experiment, &self.host.control()).await;
         Ok(())
     }
 
@@ -250,30 +250,6 @@ impl Experiments {
             Err(error) => error.to_string(),
         };
         tracing::warn!(error = failed, "failed to announce the experiments in the shared store");
-    }
-
-    /// Takes in the judgements that a command of version 0.1 left in the data folder.
-    async fn take_left_judgements(&self, experiment: &ExperimentId) {
-        let control = self.host.control();
-        for file in inbox::left(&self.shared.data_dir, experiment) {
-            let judgements = match read_judgements(&file) {
-                Ok(judgements) => judgements,
-                Err(error) => {
-                    tracing::error!(file = %file.display(), %error, "renaming an unreadable file of judgements");
-                    let _renamed = std::fs::rename(&file, file.with_extension("jsonl.unreadable"));
-                    continue;
-                }
-            };
-            for judgement in judgements {
-                // A rejection is logged: the judgement came too late.
-                if let Err(error) = control.judge(experiment.clone(), vec![judgement]).await {
-                    tracing::warn!(file = %file.display(), %error, "dropping a judgement");
-                }
-            }
-            if let Err(error) = std::fs::remove_file(&file) {
-                tracing::warn!(file = %file.display(), %error, "failed to remove a file of recorded judgements");
-            }
-        }
     }
 
     /// Works on orders until the process fails, or until `is_done` says that no experiment is left to wait

@@ -2,6 +2,8 @@
 //! and dropped, processes killed with more or less of their progress on disk. No message may be lost, and no
 //! durably done message may return. Only failing messages may be parked, after the allowed number of
 //! failures.
+//!
+//! `DISSENT_SIMULATION_SEEDS` (50) sets the number of seeds, `DISSENT_SIMULATION_FIRST` (0) the first one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -295,7 +297,7 @@ impl World {
 async fn run(seed: u64) {
     #[expect(clippy::print_stdout, reason = "shown when the test fails")]
     {
-        println!("seed {seed}: run it alone with DISSENT_SIMULATION_SEED={seed}");
+        println!("seed {seed}: run it alone with DISSENT_SIMULATION_SEEDS=1 DISSENT_SIMULATION_FIRST={seed}");
     }
     let mut world = World::new(seed);
     for _ in 0..STEPS {
@@ -306,12 +308,10 @@ async fn run(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn random_faults_lose_no_message() {
-    match std::env::var("DISSENT_SIMULATION_SEED") {
-        Ok(seed) => run(seed.parse().unwrap()).await,
-        Err(_) => {
-            for seed in 0..50 {
-                run(seed).await;
-            }
-        }
+    let number =
+        |name: &str, default: u64| std::env::var(name).map_or(default, |value| value.parse().unwrap());
+    let (seeds, first) = (number("DISSENT_SIMULATION_SEEDS", 50), number("DISSENT_SIMULATION_FIRST", 0));
+    for seed in first..first + seeds {
+        run(seed).await;
     }
 }

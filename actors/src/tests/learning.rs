@@ -264,7 +264,7 @@ impl Fixture {
             },
             learning: Some(Box::new(learning)),
             reading_rules: 1,
-            sampling_key: None,
+            sampling_key: Some(Plan::SAMPLING_KEY.to_owned()),
         }
     }
 
@@ -441,6 +441,22 @@ fn a_round_that_learns_passes_a_verifying_replay() {
         let e: &RewardModelRefined = refined[0].body().unwrap();
         assert_eq!(e.preferences, experiment.rounds()[0].learning().settled().unwrap().preferences);
     });
+}
+
+#[test]
+fn only_an_experiment_of_version_0_1_records_evaluations_without_figures_by_prompt() {
+    for sampling_key in [Some(Plan::SAMPLING_KEY.to_owned()), None] {
+        with_fixture(async |fixture| {
+            let plan = Plan { sampling_key, ..fixture.plan(1, FeedbackSource::Oracle) };
+            fixture.finish(&plan, fixture.trainer(Fault::None)).await;
+            let replay = fixture.verified();
+            for evaluation in replay.experiment().evaluations() {
+                let is_new = plan.sampling_key.is_some();
+                assert_eq!((evaluation.by_prompt.is_some(), evaluation.samples.is_some()), (is_new, is_new));
+                assert!(evaluation.gold_reward.is_some());
+            }
+        });
+    }
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! grow with the replaced pages, and its memory with their bookkeeping. So this index writes each entry once.
 //!
 //! The newest ids are in memory. When their number reaches [`super::SledOptions::run_events`], they are
-//! written in order as a run, which never changes. Runs follow from the events and are not part of a commit.
-//! After a crash, missing runs are rebuilt from the events. Log-structured merge trees keep an index in this
-//! way (P. O'Neil et al. 1996), but runs are not merged here.
+//! written in order as a run. [`RUNS_MERGED`] runs are merged into a long one, which never changes. So opening
+//! reads few events, and a lookup asks few runs. Log-structured merge trees keep an index in this way (P.
+//! O'Neil et al. 1996). Runs follow from the events and are not part of a commit. After a crash, missing runs
+//! are rebuilt from the events.
 //!
 //! A filter in memory shows whether a run may hold an id. It is a binary fuse filter of 9 bits per event (T.
 //! M. Graf and D. Lemire 2022). Its answer is wrong for one id in 256.
@@ -28,6 +29,8 @@ use super::error::read_error;
 use super::reader::Reader;
 use super::{keys, record};
 
+/// Number of runs that become one. A long run has at least this number of times the entries of a short one.
+const RUNS_MERGED: usize = 16;
 /// Entries of a chunk: 4 KiB.
 const ENTRIES_PER_CHUNK: usize = 512;
 const ENTRY_BYTES: usize = size_of::<u64>();
@@ -158,6 +161,39 @@ impl Ids {
         drop(state);
         // Dropping takes a while; readers need not wait for it.
         drop(written);
+        self.merge(tree)
+    }
+
+    /// Merges the short runs at the end into a long one, if there are enough.
+    fn merge(&self, tree: &Tree) -> Result<(), LogError> {
+        let state = self.read();
+        let long = self.run_events.saturating_mul(RUNS_MERGED as u64);
+        let short = state.runs.iter().rev().take_while(|run| run.end - run.before < long).count();
+        if short < RUNS_MERGED {
+            return Ok(());
+        }
+        let merged: Vec<(u64, u64, usize)> =
+            state.runs.iter().rev().take(short).map(|run| (run.before, run.end, run.firsts.len())).collect();
+        drop(state);
+        let (Some((before, ..)), Some((_, end, _))) = (merged.last(), merged.first()) else { return Ok(()) };
+        let mut entries = Vec::new();
+        let mut batch = Batch::default();
+        for (run_before, run_end, chunks) in &merged {
+            // An offset fits in its half of the entry: a long run has 16 short ones.
+            entries.extend(read_run(tree, *run_end)?.into_iter().map(|entry| entry + (run_before - before)));
+            for chunk in (0..=u16::MAX).take(*chunks) {
+                batch.remove(&keys::id_chunk(*run_end, chunk));
+            }
+        }
+        entries.sort_unstable();
+        insert_run(&mut batch, *end, &entries);
+        let run = Run::new(*before, *end, &entries);
+        // A reader must not look for a run that is gone.
+        let mut state = self.write();
+        tree.apply_batch(batch).map_err(read_error)?;
+        let kept = state.runs.len() - short;
+        state.runs.truncate(kept);
+        state.runs.push(run);
         Ok(())
     }
 
@@ -168,16 +204,12 @@ impl Ids {
         let end = state.end();
         let recent = state.recent.range(entry(hash, 0)..=entry(hash, u32::MAX));
         let mut found: Vec<u64> = recent.map(|entry| end + offset_of(*entry)).collect();
-        let chunks: Vec<(u64, u64, usize)> = state
-            .runs
-            .iter()
-            .flat_map(|run| run.chunks_of(hash).map(|chunk| (run.before, run.end, chunk)))
-            .collect();
-        drop(state);
-        for (before, end, chunk) in chunks {
-            let entries = load_chunk(tree, end, chunk)?;
-            let of_hash = entries.into_iter().filter(|entry| hash_of(*entry) == hash);
-            found.extend(of_hash.map(|entry| before + offset_of(entry)));
+        for run in &state.runs {
+            for chunk in run.chunks_of(hash) {
+                let entries = load_chunk(tree, run.end, chunk)?;
+                let of_hash = entries.into_iter().filter(|entry| hash_of(*entry) == hash);
+                found.extend(of_hash.map(|entry| run.before + offset_of(entry)));
+            }
         }
         Ok(found)
     }
@@ -198,16 +230,20 @@ impl Ids {
 
     /// Returns the number of entries up to `head`, reading the whole index.
     pub(super) fn count(&self, tree: &Tree, head: u64) -> Result<u64, LogError> {
-        let state = self.read();
-        let recent = state.recent.iter().filter(|entry| state.end() + offset_of(**entry) <= head).count();
-        let runs: Vec<(u64, u64)> = state.runs.iter().map(|run| (run.before, run.end)).collect();
-        drop(state);
-        let mut count = recent as u64;
-        for (before, end) in runs {
-            let entries = read_run(tree, end)?;
-            count += entries.iter().filter(|entry| before + offset_of(**entry) <= head).count() as u64;
+        let mut count = 0;
+        let mut counted = 0;
+        loop {
+            // One run at a time, so that the writer can continue. It may merge runs that are already counted.
+            let state = self.read();
+            let within = |position: u64| counted < position && position <= head;
+            let Some(run) = state.runs.iter().find(|run| run.end > counted) else {
+                let recent = state.recent.iter().filter(|entry| within(state.end() + offset_of(**entry)));
+                return Ok(count + recent.count() as u64);
+            };
+            let entries = read_run(tree, run.end)?;
+            count += entries.iter().filter(|entry| within(run.before + offset_of(**entry))).count() as u64;
+            counted = run.end;
         }
-        Ok(count)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -262,12 +298,16 @@ fn load_chunk(tree: &Tree, end: u64, chunk: usize) -> Result<Vec<u64>, LogError>
 
 fn write_run(tree: &Tree, end: u64, entries: &[u64]) -> Result<(), LogError> {
     let mut batch = Batch::default();
+    insert_run(&mut batch, end, entries);
+    tree.apply_batch(batch).map_err(read_error)
+}
+
+fn insert_run(batch: &mut Batch, end: u64, entries: &[u64]) {
     for (chunk, entries) in (0..=u16::MAX).zip(entries.chunks(ENTRIES_PER_CHUNK)) {
         let payload: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
         let key = keys::id_chunk(end, chunk);
         batch.insert(&key, record::frame(&key, &payload));
     }
-    tree.apply_batch(batch).map_err(read_error)
 }
 
 fn parse(key: &[u8], value: &[u8]) -> Result<Vec<u64>, String> {
@@ -365,6 +405,50 @@ mod tests {
     }
 
     #[test]
+    fn short_runs_become_long_ones() {
+        let short = PER_RUN / RUNS_MERGED as u64;
+        let reader = reader();
+        let ids = Ids::load(&reader, 0, short).unwrap();
+        let long = short * RUNS_MERGED as u64;
+        for run in 0..2 * RUNS_MERGED as u64 + 2 {
+            add(&ids, &reader, run * short + 1..=(run + 1) * short);
+        }
+        let expected = [long, 2 * long, 2 * long + short, 2 * long + 2 * short];
+        assert_eq!(ends(&ids), expected);
+        assert_whole(&ids, &reader, 2 * long + 2 * short);
+        let chunks = |end| reader.tree.range(keys::id_chunk(end, 0)..=keys::id_chunk(end, u16::MAX)).count();
+        assert_eq!(chunks(short), 0, "merged runs are removed");
+        let opened = Ids::load(&reader, 2 * long + 2 * short, short).unwrap();
+        assert_eq!(ends(&opened), expected);
+        assert_whole(&opened, &reader, 2 * long + 2 * short);
+    }
+
+    #[test]
+    fn readers_find_every_id_while_runs_are_merged() {
+        let reader = reader();
+        let ids = Ids::load(&reader, 0, 10).unwrap();
+        add(&ids, &reader, 1..=100);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        for number in [1, 50, 100] {
+                            assert_eq!(ids.positions(&reader.tree, id(number)).unwrap(), [number]);
+                        }
+                        assert_eq!(ids.count(&reader.tree, 100).unwrap(), 100);
+                    }
+                });
+            }
+            for first in (101..3_000).step_by(10) {
+                add(&ids, &reader, first..=first + 9);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(ends(&ids).len() < 40, "{:?}", ends(&ids));
+    }
+
+    #[test]
     fn a_count_stops_at_the_given_head() {
         let (reader, ids) = filled(2000);
         for head in [0, 1, 700, 701, 1999] {
@@ -445,16 +529,20 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
         #[test]
-        fn every_id_is_found_after_any_sequence_of_commits(commits in prop::collection::vec(1..400_u64, 1..12)) {
+        fn every_id_is_found_after_any_sequence_of_commits(
+            commits in prop::collection::vec(1..400_u64, 1..12),
+            run_events in prop::sample::select(vec![7, 60, PER_RUN]),
+            opened_with in prop::sample::select(vec![7, 60, PER_RUN]),
+        ) {
             let reader = reader();
-            let ids = Ids::load(&reader, 0, PER_RUN).unwrap();
+            let ids = Ids::load(&reader, 0, run_events).unwrap();
             let mut events = 0;
             for commit in commits {
                 add(&ids, &reader, events + 1..=events + commit);
                 events += commit;
             }
             assert_whole(&ids, &reader, events);
-            assert_whole(&Ids::load(&reader, events, PER_RUN).unwrap(), &reader, events);
+            assert_whole(&Ids::load(&reader, events, opened_with).unwrap(), &reader, events);
         }
 
         #[test]

@@ -15,9 +15,9 @@ pub struct SledOptions {
     pub linger_max: Duration,
     /// Longest time until a stored cursor is durable while no events come.
     pub cursor_delay_max: Duration,
-    /// Maximum number of ids in memory; then they are written together as a run. More ids need more memory,
-    /// 16 bytes each, and a longer pause of the writer (50 ms for the default). Fewer make more runs to
-    /// search. Runs of any length can be read.
+    /// Maximum number of ids in memory; then they are written together as a run, and 16 runs are merged. More
+    /// ids need more memory, 16 bytes each. And after the last run, opening reads each event. Fewer make more
+    /// runs to search. Runs of any length can be read.
     pub run_events: u64,
     /// Whether the open reads and checks every event and not only the newest: seconds per million events.
     pub check_all: bool,
@@ -33,7 +33,7 @@ impl Default for SledOptions {
             commit_events_max: 256,
             linger_max: Duration::from_millis(5),
             cursor_delay_max: Duration::from_millis(200),
-            run_events: 1 << 18,
+            run_events: 1 << 14,
             check_all: false,
             accept_loss: false,
         }

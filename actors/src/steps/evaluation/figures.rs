@@ -61,7 +61,7 @@ pub(crate) fn evaluated(subject: Subject, measured: &[Measured]) -> PolicyEvalua
             .unwrap_or(0.0),
         stopped: mean(completions().map(has_stopped)).unwrap_or(0.0),
         samples: None,
-        by_prompt: Some(Box::new(by_prompt(measured))),
+        by_prompt: None,
     }
 }
 
@@ -70,7 +70,8 @@ fn has_stopped(completion: &Completion) -> f64 {
     if completion.finish_reason == FinishReason::Stop { 1.0 } else { 0.0 }
 }
 
-fn by_prompt(measured: &[Measured]) -> FiguresByPrompt {
+/// The figures of each prompt, without those on the completions of evaluation 0.
+pub(crate) fn by_prompt(measured: &[Measured]) -> FiguresByPrompt {
     let means = |figures: &dyn Fn(&Measured) -> Vec<f64>| -> Vec<f64> {
         measured.iter().map(|prompt| mean(figures(prompt).into_iter()).unwrap_or(0.0)).collect()
     };
@@ -226,7 +227,7 @@ mod tests {
         // log-probabilities agree.
         close(e.mean_abs_pacs.unwrap(), 0.0);
         close(e.kendall_tau.unwrap(), 1.0);
-        let by_prompt = e.by_prompt.unwrap();
+        let by_prompt = by_prompt(&measured());
         assert_eq!(by_prompt.gold_reward, [0.25, 0.5]);
         assert_eq!((by_prompt.proxy_reward, by_prompt.refined_reward), (vec![1.5, 4.5], vec![4.0, 1.0]));
         assert_eq!((by_prompt.kl, by_prompt.response_tokens), (vec![0.5, -0.5], vec![3.0, 3.0]));

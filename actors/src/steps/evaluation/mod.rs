@@ -9,7 +9,7 @@ mod samples;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dissent_domain::event::{EvaluationRequested, PolicyEvaluated, StepName};
+use dissent_domain::event::{EvaluationRequested, FiguresByPrompt, PolicyEvaluated, StepName};
 use dissent_domain::experiment::Experiment;
 use dissent_domain::generation::{Completion, SamplingParams, sample_seed};
 use dissent_domain::id::PromptId;
@@ -95,10 +95,12 @@ impl EvaluationStep {
             logprob: self.plan.conflict.logprob,
         };
         let mut evaluated = figures::evaluated(subject, &measured);
-        let first_refined_agreed = self.first_refined_agreed()?;
-        if let Some(by_prompt) = &mut evaluated.by_prompt {
-            by_prompt.first_refined_agreed = first_refined_agreed;
+        if !self.plan.records_figures_by_prompt() {
+            return Ok(evaluated);
         }
+        let first_refined_agreed = self.first_refined_agreed()?;
+        let by_prompt = FiguresByPrompt { first_refined_agreed, ..figures::by_prompt(&measured) };
+        evaluated.by_prompt = Some(Box::new(by_prompt));
         let lines = samples::write(&measured).map_err(StepError::fatal)?;
         let artifact = self.versions.artifacts.put_bytes(&lines).map_err(StepError::fatal)?;
         evaluated.samples = Some(artifact.to_string());

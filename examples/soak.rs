@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dissent_actors::{Host, LeaseTimes, Resources, subscriptions};
+use dissent_actors::{Host, LeaseTimes, Resources, groups, subscriptions};
 use dissent_domain::conflict::{LogprobKind, Rule, SelectionSettings};
 use dissent_domain::event::{
     CompletionsSampled, Event, PromptAdmitted, Recorded, RewardsScored, StepName, follow_from,
@@ -181,7 +181,14 @@ async fn experiment(
     }
     worker.leave(&plan.experiment).await?;
     host.leave(&plan.experiment).await?;
-    Ok(server.forget(&plan.experiment).await?)
+    server.forget(&plan.experiment).await?;
+    let queues = server.queues_of(&plan.experiment, &groups(&plan.experiment))?;
+    // As the server does: a queue with a follower stays until the next sweep.
+    while server.followers(&plan.experiment).await? > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.delete_queues(&queues).await?;
+    Ok(())
 }
 
 fn of_step(subscriptions: &[Subscription], step: StepName) -> Outcome<Subscription> {

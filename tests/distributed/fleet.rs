@@ -56,7 +56,7 @@ impl<'a> Fleet<'a> {
         let config = lab.config().with_file_name(format!("{}.toml", plan.name));
         let FleetPlan { name, lease_seconds, .. } = &plan;
         let broker = format!(
-            "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\n"
+            "\n[broker]\nkind = \"rabbitmq\"\nprefix = \"{name}\"\nlease_seconds = {lease_seconds}\nconnect_seconds = 300\n"
         );
         let store =
             format!("\n[artifacts]\nurl = \"file://{}\"\n", lab.data_dir(&format!("{name}-store")).display());

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_core::Stream;
+use lapin::protocol::AMQPErrorKind;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -68,6 +69,8 @@ struct LinkState {
     /// The other server, while it has the lock.
     taken_over_by: watch::Sender<Option<Holder>>,
     blocked: AtomicBool,
+    /// Whether the connection has no channel left, so that it must be replaced.
+    is_used_up: AtomicBool,
     /// Number of lost connections.
     losses: AtomicU64,
     /// The error of the last attempt to connect.
@@ -84,6 +87,7 @@ impl Link {
                 taken_over_by: watch::Sender::new(None),
                 up: watch::Sender::new(None),
                 blocked: AtomicBool::new(false),
+                is_used_up: AtomicBool::new(false),
                 losses: AtomicU64::new(0),
                 trouble: watch::Sender::new(None),
             }),
@@ -116,12 +120,20 @@ impl Link {
     /// [`lost`](Self::lost).
     pub(super) async fn channel(&self) -> Result<(u64, Channel), LinkError> {
         let mut ups = self.state.up.subscribe();
-        let up = match ups.wait_for(Option::is_some).await {
-            Ok(up) => up.clone().ok_or(LinkError::Lost)?,
-            Err(_) => return Err(LinkError::Lost),
-        };
-        let channel = self.within(up.connection.create_channel()).await?;
-        Ok((up.generation, channel))
+        loop {
+            let up = match ups.wait_for(Option::is_some).await {
+                Ok(up) => up.clone().ok_or(LinkError::Lost)?,
+                Err(_) => return Err(LinkError::Lost),
+            };
+            match self.within(open_channel(&up.connection)).await {
+                Err(LinkError::Amqp(error)) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => {
+                    self.state.is_used_up.store(true, Ordering::Release);
+                    drop(up.connection);
+                    self.lost(up.generation).await;
+                }
+                outcome => return Ok((up.generation, outcome?)),
+            }
+        }
     }
 
     /// Drops the connection, as the last action of the broker.
@@ -197,7 +209,7 @@ impl Link {
     async fn connect_and_lock(&self) -> Result<Connection, LinkError> {
         let connection = self.connect().await?;
         let Some(lock) = &self.state.lock else { return Ok(connection) };
-        let channel = self.within(connection.create_channel()).await?;
+        let channel = self.within(open_channel(&connection)).await?;
         match self.within(declare_lock(&channel, &lock.topology.lock(self.state.name))).await {
             Ok(()) => {
                 self.state.taken_over_by.send_replace(None);
@@ -222,7 +234,7 @@ impl Link {
     /// earlier connection is lost.
     async fn other_holder(&self, connection: &Connection, lock: &LinkLock) -> Option<Holder> {
         let reading = async {
-            let channel = connection.create_channel().await?;
+            let channel = open_channel(connection).await?;
             holder_record::read_on(&channel, &lock.topology.holder()).await
         };
         let holder = self.within(reading).await.ok().flatten().unwrap_or_else(Holder::unknown);
@@ -234,8 +246,12 @@ impl Link {
         let connection = Arc::clone(&up.connection);
         let mut checked = Instant::now();
         let mut events = pin!(connection.events_listener());
+        self.state.is_used_up.store(false, Ordering::Release);
         self.state.up.send_replace(Some(up));
         let why = loop {
+            if self.state.is_used_up.load(Ordering::Acquire) {
+                break "its channels are used up".to_owned();
+            }
             match timeout(LOOK_INTERVAL, next(&mut events)).await {
                 Ok(Some(Event::ConnectionBlocked(reason))) => {
                     self.state.blocked.store(true, Ordering::Release);
@@ -268,7 +284,7 @@ impl Link {
         self.state.blocked.store(false, Ordering::Release);
         if connection.status().connected() {
             // Without the lock, nothing may be sent any more.
-            let _closed = self.within(connection.close(200, "the lock is lost".into())).await;
+            let _closed = self.within(connection.close(200, why.as_str().into())).await;
         }
         why
     }
@@ -286,7 +302,7 @@ impl Link {
             return None;
         }
         let declaring = async {
-            let channel = connection.create_channel().await?;
+            let channel = open_channel(connection).await?;
             declare_lock(&channel, &lock.topology.lock(self.state.name)).await
         };
         match self.within(declaring).await {
@@ -312,6 +328,31 @@ impl Link {
             Ok(connection) => Ok(connection?),
             Err(_) => Err(LinkError::Late(limit)),
         }
+    }
+}
+
+/// Opens a channel.
+///
+/// lapin 4.12 remembers the error by which RabbitMQ closed a channel. When the number of that channel comes round
+/// again, it returns the old error and keeps the number for ever. So an error that opening a channel cannot cause is
+/// an old one, and the next number is tried. A connection without a number left is replaced.
+async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
+    loop {
+        match connection.create_channel().await {
+            Err(error) if is_old(&error) && connection.status().connected() => {
+                tracing::debug!(%error, "skipping the number of a channel that RabbitMQ closed");
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether an error belongs to an earlier channel.
+fn is_old(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
+        ErrorKind::InvalidChannelState(..) => true,
+        _ => false,
     }
 }
 

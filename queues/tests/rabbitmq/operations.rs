@@ -44,6 +44,25 @@ async fn delete(channel: &Channel, queue: &str) {
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
+/// RabbitMQ closes a channel at each query for a missing queue. Its number must not be trusted again.
+#[test]
+fn a_server_outlives_the_channel_numbers_of_its_connections() {
+    let Some(node) = required(Node::with(|_| "channel_max = 64\n".to_owned())) else { return };
+    let outcome = attempt(async {
+        let world = World::new(&node, "numbers").await;
+        let missing = ["missing".to_owned()];
+        for _ in 0..200 {
+            assert_eq!(world.server.delete_queues(&missing).await, Ok(Vec::new()));
+        }
+        world.server.declare_groups(&[subscription(8)]).await.unwrap();
+        let worker = world.worker().await;
+        let mut consumer = worker.subscribe(subscription(8)).unwrap();
+        let sent = world.publish(WANTED, 1)[0];
+        assert_eq!(consumer_position(consumer.next().await.unwrap()).await, sent);
+    });
+    assert_eq!(outcome, Ok(()));
+}
+
 /// Fault 3: each queue and the exchange are deleted while a worker works.
 async fn what_is_deleted_comes_back_and_the_work_goes_on(world: World) {
     let world = checked_often(world).await;

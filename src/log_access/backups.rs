@@ -9,8 +9,8 @@ use crate::text::utc;
 /// Beginning of the name of an unfinished backup.
 const UNFINISHED: &str = ".backup-";
 
-/// Removes unfinished backups of processes that ended meanwhile. Only the process with the event log calls it, and no
-/// other one makes backups in the data folder.
+/// Removes unfinished backups of processes that ended meanwhile. Only the process with the event log calls
+/// it, and no other one makes backups in the data folder.
 pub(crate) fn remove_unfinished(data_dir: &Path) {
     let Ok(entries) = std::fs::read_dir(data_dir.join("backups")) else { return };
     for entry in entries.filter_map(Result::ok) {

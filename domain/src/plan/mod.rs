@@ -81,8 +81,8 @@ impl Plan {
         self.sampling_key.as_deref().unwrap_or_else(|| self.experiment.as_str())
     }
 
-    /// Whether evaluations record their completions and the figures of each prompt. Those of an experiment that
-    /// version 0.1 began do not, so that an upgrade does not change its result.
+    /// Whether evaluations record their completions and the figures of each prompt. Those of an experiment
+    /// that version 0.1 began do not, so that an upgrade does not change its result.
     #[must_use]
     pub fn records_figures_by_prompt(&self) -> bool {
         self.sampling_key.is_some()

@@ -333,9 +333,9 @@ impl Link {
 
 /// Opens a channel.
 ///
-/// lapin 4.12 remembers the error by which RabbitMQ closed a channel. When the number of that channel comes round
-/// again, it returns the old error and keeps the number for ever. So an error that opening a channel cannot cause is
-/// an old one, and the next number is tried. A connection without a number left is replaced.
+/// lapin 4.12 remembers the error by which RabbitMQ closed a channel. When the number of that channel comes
+/// round again, it returns the old error and keeps the number for ever. So an error that opening a channel
+/// cannot cause is an old one, and the next number is tried. A connection without a number left is replaced.
 async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
     loop {
         match connection.create_channel().await {
@@ -349,11 +349,10 @@ async fn open_channel(connection: &Connection) -> lapin::Result<Channel> {
 
 /// Whether an error belongs to an earlier channel.
 fn is_old(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
-        ErrorKind::InvalidChannelState(..) => true,
-        _ => false,
+    if let ErrorKind::ProtocolError(error) = error.kind() {
+        return matches!(error.kind(), AMQPErrorKind::Soft(_));
     }
+    matches!(error.kind(), ErrorKind::InvalidChannelState(..))
 }
 
 fn uri(options: &RabbitOptions) -> AMQPUri {

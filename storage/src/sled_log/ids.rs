@@ -4,10 +4,10 @@
 //! grow with the replaced pages, and its memory with their bookkeeping. So this index writes each entry once.
 //!
 //! The newest ids are in memory. When their number reaches [`super::SledOptions::run_events`], they are
-//! written in order as a run. [`RUNS_MERGED`] runs are merged into a long one, which never changes. So opening
-//! reads few events, and a lookup asks few runs. Log-structured merge trees keep an index in this way (P.
-//! O'Neil et al. 1996). Runs follow from the events and are not part of a commit. After a crash, missing runs
-//! are rebuilt from the events.
+//! written in order as a run. [`RUNS_MERGED`] runs are merged into a long one, which never changes. So
+//! opening reads few events, and a lookup asks few runs. Log-structured merge trees keep an index in this way
+//! (P. O'Neil et al. 1996). Runs follow from the events and are not part of a commit. After a crash, missing
+//! runs are rebuilt from the events.
 //!
 //! A filter in memory shows whether a run may hold an id. It is a binary fuse filter of 9 bits per event (T.
 //! M. Graf and D. Lemire 2022). Its answer is wrong for one id in 256.

@@ -45,6 +45,9 @@ const TOKENS: u32 = 64;
 /// Prompts that a stand-in processes at once.
 const AT_ONCE: usize = 64;
 const LOOK: Duration = Duration::from_secs(5);
+/// Longest wait for the worker to leave an experiment.
+const LEAVE_MAX: Duration = Duration::from_secs(60);
+const LEAVE_POLL: Duration = Duration::from_millis(20);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -181,11 +184,14 @@ async fn experiment(
     }
     worker.leave(&plan.experiment).await?;
     host.leave(&plan.experiment).await?;
-    server.forget(&plan.experiment).await?;
     let queues = server.queues_of(&plan.experiment, &groups(&plan.experiment))?;
-    // As the server does: a queue with a follower stays until the next sweep.
+    // As the server does: queues with a follower stay.
+    let begun = Instant::now();
     while server.followers(&plan.experiment).await? > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        if begun.elapsed() > LEAVE_MAX {
+            return Err("the worker still follows an experiment that it left".into());
+        }
+        tokio::time::sleep(LEAVE_POLL).await;
     }
     server.delete_queues(&queues).await?;
     Ok(())

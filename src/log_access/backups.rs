@@ -3,18 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use dissent_actors::now_us;
+use dissent_storage::UNFINISHED_BACKUP;
 
 use crate::text::utc;
 
-/// Beginning of the name of an unfinished backup.
-const UNFINISHED: &str = ".backup-";
-
-/// Removes unfinished backups of processes that ended meanwhile. Only the process with the event log calls
-/// it, and no other one makes backups in the data folder.
+/// Removes unfinished backups of processes that have ended. Only the process with the event log may call it:
+/// no other one makes backups of it.
 pub(crate) fn remove_unfinished(data_dir: &Path) {
     let Ok(entries) = std::fs::read_dir(data_dir.join("backups")) else { return };
     for entry in entries.filter_map(Result::ok) {
-        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED_BACKUP) {
             continue;
         }
         let path = entry.path();
@@ -35,23 +33,4 @@ pub(crate) fn new_folder(data_dir: &Path) -> PathBuf {
     let first = folder.join(&name);
     let numbered = (2_u32..).map(|number| folder.join(format!("{name}-{number}")));
     std::iter::once(first).chain(numbered).find(|path| !path.exists()).unwrap_or(folder)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_unfinished_backups_are_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        remove_unfinished(dir.path());
-        for name in [".backup-x1", "2026-01-01", "notes"] {
-            std::fs::create_dir_all(dir.path().join("backups").join(name).join("log")).unwrap();
-        }
-        remove_unfinished(dir.path());
-        let left = std::fs::read_dir(dir.path().join("backups")).unwrap();
-        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["2026-01-01", "notes"]);
-    }
 }

@@ -22,7 +22,7 @@ use dissent_storage::SledLog;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::{log_routes, ownership};
+use super::{backups, log_routes, ownership};
 use crate::serving::accept::{self, Limits};
 use crate::serving::problem::Problem;
 use crate::serving::request_id;
@@ -55,11 +55,13 @@ impl LocalDoor {
     /// Opens the door of a log: serves the log's routes, and `more` for other paths, without a check of
     /// tokens. Where the file system has no sockets, it warns, and other processes cannot read the log.
     ///
-    /// The socket of a process that has ended is replaced: only the process with the log comes here.
+    /// The socket of a process that has ended is replaced, and its unfinished backups are removed: only the
+    /// process with the log comes here.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be started.
     pub(crate) fn start(log: Arc<SledLog>, data_dir: &Path, more: Router) -> anyhow::Result<Self> {
+        backups::remove_unfinished(data_dir);
         let listener = match bind(data_dir) {
             Ok(listener) => listener,
             Err(error) => {

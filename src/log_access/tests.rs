@@ -138,3 +138,17 @@ fn a_log_in_a_folder_without_room_for_a_socket_is_read_by_its_process_alone() {
     let reader = open::read_log(data.path()).unwrap();
     assert_eq!(reader.head(), 0);
 }
+
+#[test]
+fn the_process_with_the_log_removes_unfinished_backups_and_nothing_else() {
+    let data = tempfile::tempdir().unwrap();
+    let unfinished = format!("{}x1", dissent_storage::UNFINISHED_BACKUP);
+    for name in [unfinished.as_str(), "2026-01-01", "notes"] {
+        std::fs::create_dir_all(data.path().join("backups").join(name).join("log")).unwrap();
+    }
+    let _door = LocalDoor::start(log(data.path()), data.path(), Router::new()).unwrap();
+    let left = std::fs::read_dir(data.path().join("backups")).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["2026-01-01", "notes"]);
+}

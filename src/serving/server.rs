@@ -25,7 +25,7 @@ use super::worker_directory::ServerEntry;
 use crate::config::{ConfigSource, ServerConfig};
 use crate::installation::Installation;
 use crate::log_access::door::LocalDoor;
-use crate::log_access::{backups, open};
+use crate::log_access::open;
 use crate::telemetry;
 
 /// Options of a server.
@@ -79,7 +79,6 @@ pub(crate) fn serve(
         telemetry::set_filter(filter)?;
     }
     let log = Arc::new(open::open_for_writing(data_dir)?);
-    backups::remove_unfinished(data_dir);
     let api = Api::of(data_dir);
     let _door = LocalDoor::start(log.clone(), data_dir, api::local_routes(&api))?;
     let installation = Installation::of(data_dir)?;

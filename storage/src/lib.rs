@@ -23,6 +23,8 @@ pub use artifact::{ArtifactId, ArtifactStore, InvalidArtifactName, SharedStore};
 pub use error::StorageError;
 pub use limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, BODY_BYTES_MAX, CURSOR_BYTES_MAX};
 pub use memory::MemoryLog;
-pub use sled_log::{EventView, Finding, LogStat, Salvage, SledLog, SledOptions, VerifyReport};
+pub use sled_log::{
+    EventView, Finding, LogStat, Salvage, SledLog, SledOptions, UNFINISHED_BACKUP, VerifyReport,
+};
 pub use snapshots::{ResumeError, SNAPSHOT_EVENTS, Snapshots};
 pub use wait::wait;

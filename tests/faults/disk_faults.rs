@@ -100,13 +100,16 @@ impl Round<'_, '_> {
         }
         self.backup_fails(with_log);
         // A server that ended during the backup removes what it left at its next start.
-        if self.fleet.runs(SERVER) {
-            let after = self.disks().backups.names();
-            assert!(after.iter().all(|name| before.contains(name)), "left behind: {after:?}");
+        if !with_log {
+            self.assert_backups(&before);
         }
         self.disks().backups.clear();
         if with_log {
-            return self.full_disk();
+            let injection = self.full_disk();
+            if self.until_ready() {
+                self.assert_backups(&before);
+            }
+            return injection;
         }
         if !self.fleet.runs(SERVER) {
             return Injection::TooLate;
@@ -118,6 +121,11 @@ impl Round<'_, '_> {
         std::fs::remove_dir_all(lab.data_dir(&copy)).unwrap();
         std::fs::remove_dir_all(backup).unwrap();
         Injection::Done
+    }
+
+    fn assert_backups(&self, before: &[String]) {
+        let after = self.disks().backups.names();
+        assert!(after.iter().all(|name| before.contains(name)), "left behind: {after:?}");
     }
 
     /// Asks for a backup over the socket or over HTTP, which must fail with the reason in the answer or in

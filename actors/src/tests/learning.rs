@@ -450,6 +450,7 @@ fn only_an_experiment_of_version_0_1_records_evaluations_without_figures_by_prom
             let plan = Plan { sampling_key, ..fixture.plan(1, FeedbackSource::Oracle) };
             fixture.finish(&plan, fixture.trainer(Fault::None)).await;
             let replay = fixture.verified();
+            assert_eq!(replay.experiment().evaluations().len(), 2);
             for evaluation in replay.experiment().evaluations() {
                 let is_new = plan.sampling_key.is_some();
                 assert_eq!((evaluation.by_prompt.is_some(), evaluation.samples.is_some()), (is_new, is_new));

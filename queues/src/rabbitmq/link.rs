@@ -69,8 +69,8 @@ struct LinkState {
     /// The other server, while it has the lock.
     taken_over_by: watch::Sender<Option<Holder>>,
     blocked: AtomicBool,
-    /// Whether the connection has no channel left, so that it must be replaced.
-    is_used_up: AtomicBool,
+    /// Generation of the last connection without a channel left. It must be replaced.
+    used_up: AtomicU64,
     /// Number of lost connections.
     losses: AtomicU64,
     /// The error of the last attempt to connect.
@@ -87,7 +87,7 @@ impl Link {
                 taken_over_by: watch::Sender::new(None),
                 up: watch::Sender::new(None),
                 blocked: AtomicBool::new(false),
-                is_used_up: AtomicBool::new(false),
+                used_up: AtomicU64::new(0),
                 losses: AtomicU64::new(0),
                 trouble: watch::Sender::new(None),
             }),
@@ -127,7 +127,7 @@ impl Link {
             };
             match self.within(open_channel(&up.connection)).await {
                 Err(LinkError::Amqp(error)) if matches!(error.kind(), ErrorKind::ChannelsLimitReached) => {
-                    self.state.is_used_up.store(true, Ordering::Release);
+                    self.state.used_up.store(up.generation, Ordering::Release);
                     drop(up.connection);
                     self.lost(up.generation).await;
                 }
@@ -243,13 +243,12 @@ impl Link {
 
     /// Announces the connection until it is lost; returns the reason.
     async fn hold(&self, up: Up) -> String {
-        let connection = Arc::clone(&up.connection);
+        let (generation, connection) = (up.generation, Arc::clone(&up.connection));
         let mut checked = Instant::now();
         let mut events = pin!(connection.events_listener());
-        self.state.is_used_up.store(false, Ordering::Release);
         self.state.up.send_replace(Some(up));
         let why = loop {
-            if self.state.is_used_up.load(Ordering::Acquire) {
+            if self.state.used_up.load(Ordering::Acquire) == generation {
                 break "its channels are used up".to_owned();
             }
             match timeout(LOOK_INTERVAL, next(&mut events)).await {

@@ -14,6 +14,8 @@ use super::options::SledOptions;
 use super::{SledLog, keys, open, record, streams};
 use crate::modes::shared_folder_builder;
 
+/// Beginning of the name of a backup's folder until the backup is complete.
+pub const UNFINISHED_BACKUP: &str = ".backup-";
 /// Limits of one write, in events and in bytes, to the copy.
 const EVENTS_PER_WRITE: usize = 1024;
 const BYTES_PER_WRITE: usize = 4 << 20;
@@ -31,7 +33,7 @@ impl SledLog {
         }
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;
-        let partial = shared_folder_builder().prefix(".backup-").tempdir_in(parent).map_err(failed)?;
+        let partial = shared_folder_builder().prefix(UNFINISHED_BACKUP).tempdir_in(parent).map_err(failed)?;
         let head = self.copy_to(partial.path())?;
         std::fs::rename(partial.path(), to).map_err(failed)?;
         // The folder was renamed: nothing is left to remove.

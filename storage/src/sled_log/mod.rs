@@ -44,6 +44,7 @@ use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{AdvanceListener, Append, AppendFuture, EventLog, LogError};
 use tokio::sync::oneshot;
 
+pub use backup::UNFINISHED_BACKUP;
 pub use options::SledOptions;
 pub use record::EventView;
 pub use salvage::Salvage;

@@ -13,7 +13,7 @@ mod node;
 
 use std::error::Error;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ use dissent_domain::reward::RewardKind;
 use dissent_domain::weight_form::WeightForm;
 use dissent_models::runtime::CancelFlag;
 use dissent_queues::{Broker, Consumer, Proposal, RabbitBroker, RabbitOptions, ServerIdentity, Subscription};
-use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots, transfer};
+use dissent_storage::{ArtifactStore, SledLog, SledOptions, Snapshots, StorageError, transfer};
 use node::Node;
 
 /// The allocator of the program.
@@ -45,6 +45,8 @@ const TOKENS: u32 = 64;
 /// Prompts that a stand-in processes at once.
 const AT_ONCE: usize = 64;
 const LOOK: Duration = Duration::from_secs(5);
+/// Ended experiments that are archived together, as a server does it by schedule.
+const ARCHIVE_AT_ONCE: usize = 20;
 /// Longest wait for the worker to leave an experiment.
 const LEAVE_MAX: Duration = Duration::from_secs(60);
 const LEAVE_POLL: Duration = Duration::from_millis(20);
@@ -65,7 +67,6 @@ fn main() -> Outcome<()> {
 
 async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Outcome<()> {
     let log = Arc::new(SledLog::open(folder.join("log"), &SledOptions::default())?);
-    let archive = Arc::new(SledLog::open(folder.join("archive"), &SledOptions::default())?);
     let options = RabbitOptions::from_url(&node.url())?;
     let identity = ServerIdentity {
         installation: "soak".to_owned(),
@@ -81,13 +82,15 @@ async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Out
     let looks = Arc::new(Mutex::new(Vec::new()));
     let begun = Instant::now();
     let looking = actix::spawn(look(begun, looks.clone(), log.clone()));
-    let mut experiments = 0;
+    let (mut experiments, mut ended) = (0, Vec::new());
     while begun.elapsed() < length {
         let plan = plan(experiments, prompts)?;
         Box::pin(experiment(&mut host, [&server, &worker], folder, &log, &plan)).await?;
-        let (from, to, name) = (log.clone(), archive.clone(), plan.experiment.clone());
-        tokio::task::spawn_blocking(move || transfer::copy_stream(&*from, &*to, &name)).await??;
         experiments += 1;
+        ended.push(plan.experiment.clone());
+        if ended.len() == ARCHIVE_AT_ONCE {
+            archive(log.clone(), folder.join("archive"), std::mem::take(&mut ended)).await?;
+        }
     }
     looking.abort();
     worker.close();
@@ -112,6 +115,15 @@ async fn soak(node: &Node, folder: &Path, length: Duration, prompts: u32) -> Out
         "files_growth": last.files as i64 - after.files as i64,
     });
     Ok(writeln!(std::io::stdout().lock(), "{report}")?)
+}
+
+/// Copies ended experiments to the archive. As in the server, it is open only meanwhile.
+async fn archive(log: Arc<SledLog>, folder: PathBuf, ended: Vec<ExperimentId>) -> Outcome<()> {
+    let archiving = move || -> Result<(), StorageError> {
+        let archive = SledLog::open(folder, &SledOptions::default())?;
+        ended.iter().try_for_each(|name| transfer::copy_stream(&*log, &archive, name).map(drop))
+    };
+    Ok(tokio::task::spawn_blocking(archiving).await??)
 }
 
 /// What a sample shows.

@@ -333,11 +333,13 @@ pub enum CommandError {
         /// The reason.
         rejection: Rejection,
     },
-    /// The rules reject the judgements, for this reason. Nothing was recorded.
+    /// The rules reject a judgement, for this reason. None was recorded.
     #[error("{experiment}: the judgements are rejected: {reason}")]
     JudgementsRejected {
         /// The experiment.
         experiment: ExperimentId,
+        /// The place of the judgement in the request, from 1.
+        line: usize,
         /// The reason.
         reason: String,
     },

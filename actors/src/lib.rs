@@ -57,7 +57,7 @@ pub use runner::step::{Consequence, Received, Step};
 pub use runner::turns::Turns;
 pub use state::clock::now_us;
 pub use state::progress::{Phase, Progress};
-pub use state::{CommandOutcome, Judged, States};
+pub use state::{CommandOutcome, Judged, JudgedLine, States};
 pub use steps::feedback::inbox::read_judgements;
 pub use steps::training::onnx_trainer::{OnnxTrainer, TrainableModel};
 pub use steps::training::report::LeaseTimes;

@@ -54,6 +54,25 @@ pub struct Accepted {
     pub fresh: Vec<Event>,
 }
 
+/// The decision on events that follow one another.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DecisionInTurn {
+    /// All are accepted, and the ledger's state includes them. Append them now.
+    Accepted {
+        /// The proposal.
+        accepted: Accepted,
+        /// Whether each proposed event is new, in order.
+        is_fresh: Vec<bool>,
+    },
+    /// One is rejected, so none is accepted, and the state is unchanged.
+    Rejected {
+        /// The place of the rejected event among the proposed ones, from 0.
+        place: usize,
+        /// The reason.
+        reason: Rejection,
+    },
+}
+
 /// An event that is new, and its id.
 type Fresh = (EventId, Event);
 
@@ -151,7 +170,7 @@ impl Ledger {
             return Ok(Decision::Rejected(reason));
         }
         self.forget_durable(&is_known)?;
-        Ok(self.accepted(experiment, proposed, time_us, (fresh, concludes)))
+        Ok(Decision::Accepted(self.accepted(experiment, proposed, time_us, (fresh, concludes))))
     }
 
     /// Decides events that follow one another, such as the judgements of a file: each on the state that the
@@ -165,33 +184,43 @@ impl Ledger {
         proposed: &[NewEvent],
         time_us: u64,
         is_known: impl Fn(EventId) -> Result<bool, E>,
-    ) -> Result<Decision, E> {
-        let before = self.experiment.clone();
+    ) -> Result<DecisionInTurn, E> {
+        // A later event is checked on the state that the earlier ones make; a single one needs no copy.
+        let before = (proposed.len() > 1).then(|| self.experiment.clone());
         let mut fresh: Vec<Fresh> = Vec::with_capacity(proposed.len());
+        let mut is_fresh = Vec::with_capacity(proposed.len());
         let mut ids = HashSet::with_capacity(proposed.len());
         let mut decide = || {
-            for new in proposed {
-                if self.undurable.contains(&new.id) || !ids.insert(new.id) || is_known(new.id)? {
+            for (place, new) in proposed.iter().enumerate() {
+                let is_new =
+                    !self.undurable.contains(&new.id) && ids.insert(new.id) && !is_known(new.id)?;
+                is_fresh.push(is_new);
+                if !is_new {
                     continue;
                 }
                 match self.check(experiment, new) {
-                    Ok(event) if event.is_conclusion() => return Ok(Err(Rejection::NotTogether)),
+                    Ok(event) if event.is_conclusion() => return Ok(Err((place, Rejection::NotTogether))),
                     Ok(event) => {
-                        self.experiment.evolve(&event);
+                        if before.is_some() {
+                            self.experiment.evolve(&event);
+                        }
                         fresh.push((new.id, event));
                     }
-                    Err(reason) => return Ok(Err(reason)),
+                    Err(reason) => return Ok(Err((place, reason))),
                 }
             }
             Ok(Ok(()))
         };
         let decided = decide();
-        self.experiment = before;
-        if let Err(reason) = decided? {
-            return Ok(Decision::Rejected(reason));
+        if let Some(before) = before {
+            self.experiment = before;
+        }
+        if let Err((place, reason)) = decided? {
+            return Ok(DecisionInTurn::Rejected { place, reason });
         }
         self.forget_durable(&is_known)?;
-        Ok(self.accepted(experiment, proposed, time_us, (fresh, false)))
+        let accepted = self.accepted(experiment, proposed, time_us, (fresh, false));
+        Ok(DecisionInTurn::Accepted { accepted, is_fresh })
     }
 
     /// Accepts the fresh events among the proposed ones, with the append of all of them.
@@ -201,12 +230,12 @@ impl Ledger {
         proposed: &[NewEvent],
         time_us: u64,
         (fresh, concludes): (Vec<Fresh>, bool),
-    ) -> Decision {
+    ) -> Accepted {
         let expected = ExpectedVersion::Exact(self.version);
         let fresh = self.accept(fresh, concludes);
         let events = proposed.iter().map(|event| NewEvent { time_us, ..event.clone() }).collect();
         let append = Append { experiment: experiment.clone(), expected, events };
-        Decision::Accepted(Accepted { append, fresh })
+        Accepted { append, fresh }
     }
 
     /// Decides an operator command. Append the result now: the ledger's state includes it. `None`: the

@@ -6,6 +6,7 @@ mod fork;
 mod list;
 mod operator;
 mod show;
+mod table;
 
 use std::path::Path;
 
@@ -28,6 +29,7 @@ Examples:
   dissent experiment show tone-demo
   dissent experiment show experiment.toml          by the configuration, in its data folder
   dissent experiment show tone-demo --at 120 --json | jq .plan
+  dissent experiment table tone-demo conflicts --format parquet --output conflicts.parquet
   dissent experiment fork tone-demo --round 0 --before selection --as tone-budget --set conflict.budget=40")]
 pub(crate) struct ExperimentArgs {
     #[command(subcommand)]
@@ -61,6 +63,8 @@ enum ExperimentCommand {
         #[command(flatten)]
         point: PointArgs,
     },
+    /// Write a table of an experiment: JSON Lines, CSV or Parquet
+    Table(table::TableArgs),
     /// Create an experiment that shares the history of another one and continues with other settings
     Fork(fork::ForkArgs),
 }
@@ -83,6 +87,7 @@ pub(crate) fn run(data: Option<&Path>, args: &ExperimentArgs) -> anyhow::Result<
             open::require_experiment(&*log, &experiment)?;
             show::run(&*log, &experiment, point.position(&*log, &experiment)?, args.json)
         }
+        ExperimentCommand::Table(table) => table::run(data, table),
         ExperimentCommand::Fork(fork) => fork::run(data, fork, args.json),
     }
 }

@@ -1,13 +1,11 @@
 //! `dissent feedback`: exports comparisons for annotators and imports their judgements.
 
 mod assignment;
-mod comparisons;
 mod csv;
 mod export;
 mod import;
 mod judgements;
 mod page;
-mod recorded;
 mod status;
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{ConfigError, KeyErrorKind};
 
 /// `[artifacts]`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactsConfig {
     /// The store that server and workers share, `file:///folder` or `s3://bucket/prefix`. Without it,

@@ -21,7 +21,7 @@ const LEASE_SECONDS_MAX: u64 = 3600;
 const CONNECT_SECONDS_MAX: u64 = 86_400;
 
 /// `[broker]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum BrokerConfig {
     /// The broker inside the process, for one process.
@@ -31,12 +31,12 @@ pub enum BrokerConfig {
 }
 
 /// The settings of the embedded broker: none.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddedConfig {}
 
 /// The settings of RabbitMQ.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RabbitConfig {
     /// The file with the address, `amqp://user:password@host:5672/vhost`. The environment variable

@@ -203,7 +203,7 @@ impl ConflictConfig {
 }
 
 /// `[runtime]`: processor, threads and library. On one processor only `dtype` changes a result.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
     /// `cpu`, `cuda` or `auto`.

@@ -42,7 +42,7 @@ pub use measurement::{
 use overrides::Override;
 pub use paths::resolve;
 use range::check_range;
-pub(crate) use server::{ArchiveConfig, ServerConfig};
+pub(crate) use server::{ArchiveConfig, Auth, ServerConfig};
 pub(crate) use source::ConfigSource;
 pub(crate) use template::{MissingCompletion, check_reward_template};
 pub use training::LoraConfig;

@@ -1,14 +1,16 @@
 //! The configuration of a server, apart from those of its experiments.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use dissent_actors::CacheLimits;
 use serde::Deserialize;
+use url::Url;
 
 use super::range::check_range;
-use super::{ArtifactsConfig, BrokerConfig, Config, ConfigError, RuntimeConfig, resolve};
+use super::{ArtifactsConfig, BrokerConfig, Config, ConfigError, KeyErrorKind, RuntimeConfig, resolve};
 use crate::memory::MachineMemory;
 
 /// Share of the memory of the machine that loaded models may take.
@@ -31,8 +33,54 @@ pub(crate) struct ServerConfig {
     pub(crate) models: ModelsConfig,
     /// The archive of finished experiments.
     pub(crate) archive: Option<ArchiveConfig>,
+    /// How people are known, and the address at which they reach the server.
+    pub(crate) accounts: AccountsConfig,
+    /// Models and data that configurations over HTTP may name, as `server:NAME`.
+    pub(crate) names: BTreeMap<String, PathBuf>,
     /// Filter of the log lines, in place of that of the command line. SIGHUP reads it again.
     pub(crate) log_filter: Option<String>,
+}
+
+/// `[accounts]`: how people are known.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AccountsConfig {
+    /// Whether people sign in.
+    pub(crate) auth: Auth,
+    /// The address at which browsers reach the server, such as `https://lab.example`.
+    url: Option<String>,
+    /// Whether webhooks may go to this host and the networks behind it.
+    pub(crate) private_webhooks: bool,
+}
+
+/// How the server knows who sends a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Auth {
+    /// Whoever reaches a loopback address, or has the control token, may do everything.
+    #[default]
+    Local,
+    /// People sign in, and programs send API tokens.
+    Accounts,
+}
+
+impl AccountsConfig {
+    /// The address at which browsers reach the server.
+    pub(crate) fn url(&self) -> Option<Url> {
+        self.url.as_deref().and_then(|url| Url::parse(url).ok())
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let is_origin = |url: &Url| {
+            let has_path = url.path() != "/" || url.query().is_some() || !url.username().is_empty();
+            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && !has_path
+        };
+        if self.url.is_none() || self.url().is_some_and(|url| is_origin(&url)) {
+            return Ok(());
+        }
+        let reason = "accounts.url: use the address of the server without a path, such as https://lab.example";
+        Err(ConfigError::key("accounts.url", KeyErrorKind::OutOfRange, reason.to_owned()))
+    }
 }
 
 /// `[models]`: the limits of loaded models.
@@ -89,6 +137,7 @@ impl ServerConfig {
         server.broker.validate()?;
         server.artifacts.validate()?;
         server.models.validate()?;
+        server.accounts.validate()?;
         check_range("runtime.threads", server.runtime.threads, 0..=super::THREADS_MAX)?;
         let archive = server.archive.as_mut();
         if let Some(archive) = &archive {
@@ -96,7 +145,8 @@ impl ServerConfig {
         }
         let local = [server.data_dir.as_mut(), server.runtime.onnxruntime.as_mut()];
         let local = local.into_iter().flatten().chain(server.broker.url_file_mut());
-        for path in local.chain(archive.map(|archive| &mut archive.folder)) {
+        let local = local.chain(archive.map(|archive| &mut archive.folder));
+        for path in local.chain(server.names.values_mut()) {
             *path = resolve(path, folder)?;
         }
         Ok(server)
@@ -159,6 +209,10 @@ mod tests {
             ("[models]\nidle_minutes = 0", "models.idle_minutes"),
             ("[archive]\nfolder = \"a\"\nafter_days = 40000", "archive.after_days"),
             ("[experiment]\nname = \"e\"", "experiment"),
+            ("[accounts]\nauth = \"none\"", "auth"),
+            ("[accounts]\nurl = \"lab.example\"", "accounts.url"),
+            ("[accounts]\nurl = \"https://lab.example/path\"", "accounts.url"),
+            ("[accounts]\nurl = \"ftp://lab.example\"", "accounts.url"),
         ] {
             let error = ServerConfig::parse(text, Path::new("folder")).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

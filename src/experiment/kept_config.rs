@@ -17,7 +17,7 @@ use crate::files;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why and when a server halted an experiment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Halt {
     /// The failure.

@@ -21,3 +21,4 @@ pub(crate) mod plan_fork;
 mod prompt_artifact;
 pub(crate) mod run;
 pub(crate) mod start;
+pub(crate) mod uploaded_config;

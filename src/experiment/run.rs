@@ -100,7 +100,8 @@ pub(crate) fn run_experiment(
     let begin = |control| {
         let status = Arc::new(ServiceStatus::new(cache));
         let log = owned.clone();
-        api.begin(Service { control, log, artifacts: service_artifacts, status, orders: None, entry: None });
+        let (artifacts, names) = (service_artifacts, Arc::default());
+        api.begin(Service { control, log, artifacts, status, orders: None, entry: None, names });
     };
     let ending = actix::System::new().block_on(drive(&plan, resources, data_dir, view, begin))?;
     Ok(Run { ending, experiment, log })

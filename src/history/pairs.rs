@@ -158,6 +158,13 @@ impl Pairs {
         &self.pairs
     }
 
+    /// Returns the pair of a comparison, and its place in the order of the log.
+    pub(crate) fn of(&self, round: u32, comparison: u32) -> Option<(usize, &Pair)> {
+        let place = self.rounds.get(&round)? + comparison as usize;
+        let pair = self.pairs.get(place).filter(|pair| pair.request.round == round)?;
+        Some((place, pair))
+    }
+
     /// Returns the outcome of a pair; `None` if it has no judgement or no scores.
     pub(crate) fn outcome(&self, pair: &Pair) -> Option<Outcome> {
         let texts = self.texts(pair.request.round, &pair.request.prompt_id)?;

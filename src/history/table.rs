@@ -456,6 +456,14 @@ impl<'a> TrainingRow<'a> {
     }
 }
 
+/// Returns the columns of an event of a training, by name.
+///
+/// # Errors
+/// If a number has no JSON form. Recorded numbers always have one.
+pub(crate) fn training_row(event: &TrainingEvent) -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(TrainingRow::of(event))
+}
+
 #[derive(Serialize)]
 struct EvaluationRow<'a> {
     evaluation: u32,

@@ -1,82 +1,83 @@
 //! The HTTP API of a process that has the event log open. While it does, no other process can open the log,
-//! so commands send requests.
+//! so commands send requests. Programs and pages send them over TCP, commands of the host over the local socket.
 //!
-//! | request | effect |
-//! |---|---|
-//! | `GET /api/v1/server` | where the server runs, the names of its queues, and its experiments |
-//! | `GET /api/v1/experiments` | the server's experiments, with what it does with each |
-//! | `POST /api/v1/experiments` | records and hosts an experiment; local socket only |
-//! | `GET /api/v1/experiments/NAME/configuration` | the kept configuration, for workers |
-//! | `POST /api/v1/experiments/NAME/retry` | continues a halted experiment |
-//! | `POST /api/v1/experiments/NAME/fork` | records and hosts a fork; local socket only |
-//! | `POST /api/v1/experiments/NAME/run` | as `dissent run`; over the local socket only |
-//! | `POST /api/v1/experiments/NAME/judgements` | records judgements of people, all or none |
-//! | `POST /experiments/NAME/start`, `/pause`, `/resume`, `/cancel` | as `dissent experiment start` … |
-//! | `POST /backup` | copies the log to a new folder in `backups` of the data folder |
-//!
-//! Over TCP every request needs access (`access.rs`). Over the local socket the file system decides who may
-//! connect, and no request is refused.
+//! Each file has the routes of a resource, with their description; [`rights`] says who may use which. Over TCP the
+//! gate recognises the caller, over the socket the file system decides who may connect.
 
-mod create;
-mod orders;
-mod read;
+mod admission;
+mod artifacts;
+pub(crate) mod audit;
+mod description;
+mod events;
+mod experiments;
+mod judgements;
+mod operations;
+mod page;
+mod people;
+mod rights;
 pub(crate) mod service;
+mod session;
+mod tables;
+mod webhooks;
+mod workers;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{Next, from_fn};
-use axum::response::IntoResponse as _;
-use axum::routing::{get, post};
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::post;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
-use super::access::AccessCheck;
+use self::admission::{Admission, admit};
+pub(crate) use self::admission::ClientAddress;
+use super::gate::Gate;
 use service::Api;
 
-/// Longest body of an order, in bytes.
-const ORDER_BYTES_MAX: usize = 8 << 10;
-/// Longest body with judgements or a configuration, in bytes.
+/// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// The routes for clients on this and other hosts, behind an access check.
-pub(super) fn routes(api: &Api, access: AccessCheck) -> Router {
-    let access = Arc::new(access);
-    common(api).layer(from_fn(move |request: Request, next: Next| {
-        let access = access.clone();
-        async move {
-            match access.check(request.headers()) {
-                Ok(()) => next.run(request).await,
-                Err(problem) => problem.into_response(),
-            }
-        }
-    }))
+/// The routes with a description.
+fn described() -> (Router<Api>, OpenApi) {
+    let limited = OpenApiRouter::with_openapi(description::base())
+        .merge(experiments::router())
+        .merge(events::router())
+        .merge(tables::router())
+        .merge(judgements::router())
+        .merge(workers::router())
+        .merge(session::router())
+        .merge(people::router())
+        .merge(audit::router())
+        .merge(webhooks::router())
+        .merge(operations::router())
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    // A part of an upload has a limit of its own.
+    limited.merge(artifacts::router().layer(DefaultBodyLimit::disable())).split_for_parts()
+}
+
+/// The routes, and those by which version 0.1 gave orders.
+fn all() -> Router<Api> {
+    let (routes, description) = described();
+    let old = Router::new()
+        .route("/experiments/{name}/{action}", post(experiments::order))
+        .route("/backup", post(operations::back_up));
+    routes.merge(description::routes(&description)).merge(old)
+}
+
+/// The routes for clients on this and other hosts, behind a gate.
+pub(super) fn routes(api: &Api, gate: Gate) -> Router {
+    let admission = Admission { api: api.clone(), gate: Some(Arc::new(gate)) };
+    all().route_layer(from_fn_with_state(admission, admit)).with_state(api.clone())
 }
 
 /// The routes for commands of this host, over the local socket.
 pub(crate) fn local_routes(api: &Api) -> Router {
-    let local = Router::new()
-        .route("/api/v1/experiments", post(create::create))
-        .route("/api/v1/experiments/{name}/fork", post(create::fork))
-        .route("/api/v1/experiments/{name}/run", post(create::run))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(api.clone());
-    common(api).merge(local)
-}
-
-fn common(api: &Api) -> Router {
-    let orders = Router::new()
-        .route("/experiments/{name}/{action}", post(orders::command))
-        .route("/backup", post(orders::back_up))
-        .route("/api/v1/experiments/{name}/retry", post(orders::retry))
-        .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
-    let judgements = Router::new()
-        .route("/api/v1/experiments/{name}/judgements", post(orders::judge))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
-    Router::new()
-        .route("/api/v1/server", get(read::server))
-        .route("/api/v1/experiments", get(read::experiments))
-        .route("/api/v1/experiments/{name}/configuration", get(read::configuration))
-        .merge(orders)
-        .merge(judgements)
-        .with_state(api.clone())
+    let admission = Admission { api: api.clone(), gate: None };
+    let run = Router::new().route("/api/v1/experiments/{name}/run", post(experiments::run));
+    let routes = all().merge(run.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)));
+    routes.route_layer(from_fn_with_state(admission, admit)).with_state(api.clone())
 }

@@ -136,6 +136,14 @@ impl BrokerHandle {
         false
     }
 
+    /// Returns the RabbitMQ; none for the embedded broker.
+    pub(super) fn rabbit(&self) -> Option<Arc<RabbitBroker>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Rabbit(broker) => Some(broker.clone()),
+        }
+    }
+
     /// Returns the status of the connection; none for the embedded broker.
     pub(super) fn status(&self) -> Option<BrokerStatus> {
         match self {

@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use super::accept::{self, Limits};
-use super::access::AccessCheck;
+use super::gate::Gate;
 use super::metrics;
 use super::problem::Problem;
 use super::request_id;
@@ -29,22 +29,22 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(super) async fn listen(
     address: SocketAddr,
     status: Arc<ServiceStatus>,
-    access: AccessCheck,
+    gate: Gate,
     more: Router,
 ) -> anyhow::Result<SocketAddr> {
     let listener = accept::listen(address)
         .with_context(|| format!("failed to listen on {address}: choose another with --listen"))?;
     let address = listener.local_addr()?;
-    let routes = request_id::with_request_ids(routes(status, access).merge(more));
+    let routes = request_id::with_request_ids(routes(status, gate).merge(more));
     tokio::spawn(accept::serve(listener, routes, Limits::default()));
     tracing::info!(%address, "listening");
     Ok(address)
 }
 
-fn routes(status: Arc<ServiceStatus>, access: AccessCheck) -> Router {
+fn routes(status: Arc<ServiceStatus>, gate: Gate) -> Router {
     let readable = Router::new().route("/metrics", get(scrape)).route_layer(from_fn(
         move |request: Request, next: Next| {
-            let checked = access.check_reader(request.headers());
+            let checked = gate.check_reader(request.headers());
             async move {
                 match checked {
                     Ok(()) => next.run(request).await,

@@ -2,12 +2,13 @@
 //! their steps.
 
 pub(crate) mod accept;
-mod access;
 pub(crate) mod api;
 mod archive;
 mod broker_handle;
+pub(crate) mod clock;
 pub(crate) mod control_token;
 pub(crate) mod experiments;
+pub(crate) mod gate;
 mod http;
 mod metrics;
 mod plan_checked_history;
@@ -18,4 +19,5 @@ mod signals;
 pub(crate) mod status;
 mod systemd;
 pub(crate) mod worker;
+mod webhooks;
 pub(crate) mod worker_directory;

@@ -2,7 +2,7 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::request_id;
 
@@ -11,11 +11,28 @@ use super::request_id;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    /// Seconds after which the request may succeed.
+    retry_after: Option<u64>,
+    /// Further fields of the body.
+    more: Map<String, Value>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        // Not looked at, while the process starts or stops.
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { status, detail: detail.into(), retry_after, more: Map::new() }
+    }
+
+    /// Too many requests: the client may try again after these seconds.
+    pub(crate) fn too_many(detail: impl Into<String>, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    }
+
+    /// Adds a field to the body.
+    pub(crate) fn with(mut self, key: &str, value: Value) -> Self {
+        self.more.insert(key.to_owned(), value);
+        self
     }
 
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
@@ -44,19 +61,20 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, detail } = self;
+        let Self { status, detail, retry_after, more } = self;
         let title = status.canonical_reason().unwrap_or("failed");
         let mut body = json!({ "title": title, "status": status.as_u16(), "detail": detail });
         if let Some(id) = request_id::current() {
             body["request_id"] = id.to_string().into();
         }
+        for (key, value) in more {
+            body[key] = value;
+        }
         let body = body.to_string();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (status, kind, body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            // The request was not looked at: the process starts or stops.
-            let seconds = header::HeaderValue::from_static("1");
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
             response

@@ -9,20 +9,23 @@ use anyhow::Context as _;
 use dissent_actors::{ModelCache, Roles};
 use dissent_domain::id::ExperimentId;
 use dissent_models::runtime::CancelFlag;
+use dissent_storage::accounts::{self, Accounts};
 use tokio::sync::Notify;
 
-use super::access::AccessCheck;
 use super::api;
-use super::api::service::{Api, Service};
+use super::api::audit::AuditTrail;
+use super::api::service::{Api, Service, SignIn};
 use super::broker_handle::BrokerHandle;
 use super::control_token::ControlToken;
 use super::experiments::{Experiments, Shared};
+use super::gate::{Gate, now};
 use super::http;
 use super::signals::{GRACE, Received, Signals};
 use super::status::{Hosting, ServiceStatus};
 use super::systemd;
+use super::webhooks;
 use super::worker_directory::ServerEntry;
-use crate::config::{ConfigSource, ServerConfig};
+use crate::config::{Auth, ConfigSource, ServerConfig};
 use crate::installation::Installation;
 use crate::log_access::door::LocalDoor;
 use crate::log_access::open;
@@ -50,7 +53,7 @@ impl ServerOptions {
 
     /// Reads again what can change while the server runs: the control token, and the log filter of the
     /// settings.
-    fn reload(&self, access: &AccessCheck) -> anyhow::Result<()> {
+    fn reload(&self, gate: &Gate) -> anyhow::Result<()> {
         let token = self.token()?;
         let filter = match &self.config_file {
             Some(path) => ServerConfig::load(path)?.log_filter,
@@ -59,7 +62,7 @@ impl ServerOptions {
         if let Some(filter) = filter {
             telemetry::set_filter(&filter)?;
         }
-        access.set_token(token.as_ref());
+        gate.set_token(token.as_ref());
         Ok(())
     }
 }
@@ -79,20 +82,25 @@ pub(crate) fn serve(
         telemetry::set_filter(filter)?;
     }
     let log = Arc::new(open::open_for_writing(data_dir)?);
-    let api = Api::of(data_dir);
+    let accounts = Accounts::open(&data_dir.join(accounts::FILE)).context("failed to open the accounts")?;
+    let mut gate = Gate::new(options.listen, options.token()?.as_ref());
+    if config.accounts.auth == Auth::Accounts {
+        gate = gate.with_accounts(accounts.clone(), config.accounts.url());
+        show_first_admin_link(&accounts, &config, options.listen)?;
+    }
+    let audit = AuditTrail::start(accounts.clone()).context("failed to start the audit trail")?;
+    let api = Api::of_server(data_dir, SignIn { accounts: accounts.clone(), audit, gate: gate.clone() });
     let _door = LocalDoor::start(log.clone(), data_dir, api::local_routes(&api))?;
     let installation = Installation::of(data_dir)?;
     let artifacts = config.artifacts.open(data_dir)?;
     let status = Arc::new(ServiceStatus::new(ModelCache::new(config.models.limits())));
     actix::System::new().block_on(async {
         let mut signals = Signals::new()?;
-        let access = AccessCheck::new(options.listen, options.token()?.as_ref());
-        if !access.accepts_some() {
+        if !gate.accepts_some() {
             let address = options.listen;
-            tracing::info!(%address, "refusing control requests on a public address without a control token");
+            tracing::info!(%address, "refusing control requests on a public address without accounts or a control token");
         }
-        http::listen(options.listen, status.clone(), access.clone(), api::routes(&api, access.clone()))
-            .await?;
+        http::listen(options.listen, status.clone(), gate.clone(), api::routes(&api, gate.clone())).await?;
         let serving = async {
             status.wait_for("waiting for the broker");
             let broker = BrokerHandle::of_server(&config.broker, log.clone(), installation).await?;
@@ -111,12 +119,16 @@ pub(crate) fn serve(
             let mut experiments = Experiments::start(shared.clone())?;
             api.begin(Service {
                 control: experiments.control(),
-                log: shared.log,
+                log: shared.log.clone(),
                 artifacts: shared.artifacts,
                 status: status.clone(),
                 orders: Some(experiments.orders()),
                 entry: Some(shared.entry),
+                names: Arc::new(shared.config.names.clone()),
             });
+            let may_be_private =
+                shared.config.accounts.auth == Auth::Local || shared.config.accounts.private_webhooks;
+            webhooks::start(accounts, shared.log, status.clone(), may_be_private)?;
             if let Some((experiment, source)) = &first {
                 experiments.host_from(experiment, source).await?;
             }
@@ -128,13 +140,13 @@ pub(crate) fn serve(
         };
         let mut experiments = tokio::select! {
             started = serving => started?,
-            () = stop_signal(&mut signals, options, &access) => return Ok(()),
+            () = stop_signal(&mut signals, options, &gate) => return Ok(()),
         };
         let only = first.as_ref().map(|(experiment, _)| experiment);
         let is_done = |status: &ServiceStatus| options.until_finished && is_over(status, only);
         let outcome = tokio::select! {
             outcome = experiments.run(is_done) => outcome,
-            () = stop_signal(&mut signals, options, &access) => Ok(()),
+            () = stop_signal(&mut signals, options, &gate) => Ok(()),
         };
         let outcome = outcome.and_then(|()| check_end(&status, only.filter(|_| options.until_finished)));
         status.start_draining();
@@ -147,6 +159,22 @@ pub(crate) fn serve(
     })
 }
 
+/// Prints the address at which the first admin sets a password, until there is one. It goes to the terminal, and
+/// not to the log, which others may read.
+fn show_first_admin_link(
+    accounts: &Accounts,
+    config: &ServerConfig,
+    listen: SocketAddr,
+) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let Some(secret) = accounts.first_admin_link(now())? else { return Ok(()) };
+    let origin = config.accounts.url().map(|url| url.origin().ascii_serialization());
+    let origin = origin.unwrap_or_else(|| format!("http://{listen}"));
+    // Whoever starts the server without a terminal finds the link in its output all the same.
+    let text = format!("Set the password of the first admin within a day:\n  {origin}/invitation#{secret}\n");
+    std::io::stderr().write_all(text.as_bytes()).context("failed to write to stderr")
+}
+
 /// Cancels the work in progress, and no longer waits for RabbitMQ, once the time of a stop is over.
 fn give_up_after(over: Arc<Notify>, flags: Vec<CancelFlag>, broker: Option<BrokerHandle>) {
     actix::spawn(async move {
@@ -157,9 +185,9 @@ fn give_up_after(over: Arc<Notify>, flags: Vec<CancelFlag>, broker: Option<Broke
 }
 
 /// Waits for a signal to stop, and reloads on SIGHUP.
-async fn stop_signal(signals: &mut Signals, options: &ServerOptions, access: &AccessCheck) {
+async fn stop_signal(signals: &mut Signals, options: &ServerOptions, gate: &Gate) {
     while signals.next().await == Received::Reload {
-        match options.reload(access) {
+        match options.reload(gate) {
             Ok(()) => tracing::info!("reloaded the control token and the log filter"),
             Err(error) => {
                 tracing::error!(

@@ -7,6 +7,7 @@ use dissent_actors::{ModelCache, ProcessHealth, Progress};
 use dissent_domain::id::ExperimentId;
 use dissent_domain::operator::ExperimentStatus;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::broker_handle::BrokerHandle;
 use crate::experiment::kept_config::Halt;
@@ -30,7 +31,7 @@ pub(super) enum Hosting {
 }
 
 /// As [`Hosting`], for programs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HostingState {
     Loading,

@@ -15,7 +15,7 @@ use dissent_queues::{Broker as _, RabbitBroker};
 use dissent_storage::{ArtifactStore, MemoryLog};
 use tokio::sync::mpsc;
 
-use super::access::AccessCheck;
+use super::gate::Gate;
 use super::broker_handle::BrokerHandle;
 use super::http;
 use super::plan_checked_history::PlanCheckedHistory;
@@ -89,8 +89,8 @@ pub(crate) fn work(settings: Settings, options: WorkerOptions) -> anyhow::Result
     actix::System::new().block_on(async {
         let mut signals = Signals::new()?;
         if let Some(address) = listen {
-            let access = AccessCheck::new(address, None);
-            http::listen(address, status.clone(), access, Router::new()).await?;
+            let gate = Gate::new(address, None);
+            http::listen(address, status.clone(), gate, Router::new()).await?;
         }
         let starting = async {
             let prefix = directory.prefix(&status).await?;

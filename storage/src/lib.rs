@@ -1,6 +1,7 @@
 //! Durable storage: the event log on sled ([`SledLog`]), the log in memory ([`MemoryLog`]), content-addressed
-//! files ([`ArtifactStore`]), and export and import of a log ([`transfer`]).
+//! files ([`ArtifactStore`]), export and import of a log ([`transfer`]), and the [`accounts`] of people on SQLite.
 
+pub mod accounts;
 mod artifact;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

@@ -31,7 +31,7 @@ use dissent_domain::event::{Event, EventId, FeedbackReceived, NewEvent, StepName
 use dissent_domain::event_ids::feedback_requested_id;
 use dissent_domain::experiment::Experiment;
 use dissent_domain::id::ExperimentId;
-use dissent_domain::journal::{Accepted, Decision};
+use dissent_domain::journal::{Accepted, Decision, DecisionInTurn};
 use dissent_domain::log::{Append, EventLog, LogError};
 use dissent_domain::operator::OperatorCommand;
 use dissent_queues::{Broker, BrokerError, Proposal, ProposalDelivery, ProposalReply};
@@ -45,7 +45,7 @@ use crate::runner::redelivery::Rejections;
 use crate::runner::trace;
 use crate::state::clock::now_us;
 use crate::state::progress::Progress;
-use crate::state::{CommandOutcome, Judged, States, is_heartbeat};
+use crate::state::{CommandOutcome, Judged, JudgedLine, States, is_heartbeat};
 use artifact_check::{ArtifactCheck, Contradiction, named_artifacts};
 pub(crate) use checks::CheckLimit;
 use checks::Checks;
@@ -267,13 +267,14 @@ impl Journal {
         let events: Vec<NewEvent> = judgements.into_iter().map(event).collect::<Result<_, _>>()?;
         let is_known = |id| self.log.find(id).map(|known| known.is_some());
         match state.ledger.decide_in_turn(experiment, &events, now, is_known)? {
-            Decision::Rejected(reason) => {
+            DecisionInTurn::Rejected { place, reason } => {
                 let (experiment, reason) = (experiment.clone(), reason.to_string());
-                Err(CommandError::JudgementsRejected { experiment, reason })
+                Err(CommandError::JudgementsRejected { experiment, line: place + 1, reason })
             }
-            Decision::Accepted(Accepted { append, fresh }) => {
-                let (all, new) = (events.len() as u64, fresh.len() as u64);
-                Ok((append, Judged { new, already_there: all - new }, state.progress()))
+            DecisionInTurn::Accepted { accepted: Accepted { append, .. }, is_fresh } => {
+                let line = |(event, is_new): (&NewEvent, bool)| JudgedLine { event: event.id, is_new };
+                let lines = events.iter().zip(is_fresh).map(line).collect();
+                Ok((append, Judged { lines }, state.progress()))
             }
         }
     }

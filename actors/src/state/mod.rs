@@ -35,12 +35,33 @@ pub struct CommandOutcome {
 }
 
 /// The outcome of judgements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
-    /// Judgements that were recorded.
-    pub new: u64,
-    /// Judgements that are in the log already, or that came twice.
-    pub already_there: u64,
+    /// What became of each judgement, in order.
+    pub lines: Vec<JudgedLine>,
+}
+
+/// What became of a judgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JudgedLine {
+    /// The id of its event.
+    pub event: EventId,
+    /// Whether it was recorded now. Otherwise it is in the log already, or came twice.
+    pub is_new: bool,
+}
+
+impl Judged {
+    /// The number of judgements that were recorded.
+    #[must_use]
+    pub fn new(&self) -> u64 {
+        self.lines.iter().filter(|line| line.is_new).count() as u64
+    }
+
+    /// The number of judgements that are in the log already, or that came twice.
+    #[must_use]
+    pub fn already_there(&self) -> u64 {
+        self.lines.len() as u64 - self.new()
+    }
 }
 
 /// The states of the experiments of a process, as the journal decided them. Only the journal changes them.

@@ -1,6 +1,6 @@
 //! Comparisons as CSV, without cells that a spreadsheet runs as formulas.
 
-use super::comparisons::Row;
+use crate::feedback::comparisons::Row;
 use crate::text;
 
 /// Columns of the table, in order.

@@ -12,8 +12,9 @@ use dissent_domain::plan::Plan;
 
 use super::assignment::assign;
 use super::page::Task;
-use super::recorded::RecordedExperiment;
-use super::{comparisons, csv};
+use crate::feedback::RecordedExperiment;
+use super::csv;
+use crate::feedback::comparisons;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths::{FileOrStream, is_stream};
 use crate::error::BadInput;

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::export::annotator;
 use super::judgements::{JudgementFile, JudgementLine, read};
-use super::recorded::RecordedExperiment;
+use crate::feedback::RecordedExperiment;
 use super::status::Status;
 use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::cli::paths::FileOrStream;

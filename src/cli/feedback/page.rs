@@ -7,7 +7,7 @@ use dissent_domain::learning::{ANNOTATOR_BYTES_MAX, COMMENT_BYTES_MAX};
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::comparisons::Row;
+use crate::feedback::comparisons::Row;
 use crate::report::page::html_environment;
 use crate::text;
 

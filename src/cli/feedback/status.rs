@@ -11,7 +11,7 @@ use dissent_domain::learning::RequestedComparison;
 use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
-use super::recorded::RecordedExperiment;
+use crate::feedback::RecordedExperiment;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::log_access::open;
 use crate::text::{count, visible};

@@ -34,7 +34,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) const DEFAULT: Self = Self {
-        connections: 128,
+        connections: 384,
         reserve: 64,
         of_address: 48,
         patience: Duration::from_secs(1),

@@ -36,6 +36,7 @@ pub(crate) use self::limits::Limits;
 use self::body::{RequestBody, ResponseBody};
 use self::seats::{Seat, Seats};
 use self::stream::{Activity, BoundedStream};
+use super::api::ClientAddress;
 use super::problem::Problem;
 
 /// Pause after a failure to accept a connection.
@@ -102,7 +103,7 @@ pub(crate) async fn serve(listener: impl Listen, routes: Router, limits: Limits)
                 None => sleep(SEAT_PAUSE).await,
             }
         };
-        tokio::spawn(serve_connection(stream, routes.clone(), seat, limits));
+        tokio::spawn(serve_connection(stream, routes.clone(), (seat, address), limits));
     }
 }
 
@@ -132,13 +133,14 @@ where
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     routes: Router,
-    mut seat: Seat,
+    (mut seat, address): (Seat, Option<IpAddr>),
     limits: Limits,
 ) {
     let stream = BoundedStream::new(stream, seat.activity.clone(), limits.answer_timeout);
     let service = SeatService {
         routes: TowerToHyperService::new(routes),
         activity: seat.activity.clone(),
+        address,
         served: AtomicUsize::new(0),
         is_reserve: seat.is_reserve,
         limits,
@@ -168,6 +170,7 @@ async fn serve_connection(
 struct SeatService {
     routes: TowerToHyperService<Router>,
     activity: Arc<Activity>,
+    address: Option<IpAddr>,
     served: AtomicUsize,
     is_reserve: bool,
     limits: Limits,
@@ -184,7 +187,10 @@ impl Service<Request<Incoming>> for SeatService {
             self.served.fetch_add(1, Ordering::Relaxed) + 1 >= self.limits.requests || self.is_reserve;
         let is_refused = self.is_reserve && !RESERVED_PATHS.contains(&request.uri().path());
         let (activity, body_timeout) = (self.activity.clone(), self.limits.body_timeout);
-        let request = request.map(|body| Body::new(RequestBody::new(body, activity, body_timeout)));
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, activity, body_timeout)));
+        if let Some(address) = self.address {
+            request.extensions_mut().insert(ClientAddress(address));
+        }
         let served = (!is_refused).then(|| self.routes.call(request));
         Box::pin(async move {
             let mut response = match served {

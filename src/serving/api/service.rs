@@ -1,6 +1,6 @@
 //! The process behind the API, and the parts of requests and responses that all routes share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,13 +13,20 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dissent_actors::{CommandError, Control};
 use dissent_domain::id::ExperimentId;
+use dissent_storage::accounts::{Accounts, Role};
 use dissent_storage::{ArtifactStore, SledLog};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::admission::blocking;
+use super::audit::AuditTrail;
+use super::tables::TableCache;
 
 use crate::error::FailureKind;
+use crate::serving::clock::Clock;
 use crate::serving::experiments::Orders;
+use crate::serving::gate::{COOKIE_NAME, Caller, Gate, Via};
 use crate::serving::problem::Problem;
 use crate::serving::status::ServiceStatus;
 use crate::serving::worker_directory::ServerEntry;
@@ -37,6 +44,16 @@ pub(crate) struct Service {
     pub(crate) orders: Option<Orders>,
     /// The server without its experiments; `None` in a process that runs one experiment to its end.
     pub(crate) entry: Option<ServerEntry>,
+    /// The models and data that the server's settings name for configurations over HTTP.
+    pub(crate) names: Arc<BTreeMap<String, PathBuf>>,
+}
+
+/// The accounts of a server, and how people sign in.
+#[derive(Clone)]
+pub(crate) struct SignIn {
+    pub(crate) accounts: Accounts,
+    pub(crate) audit: AuditTrail,
+    pub(crate) gate: Gate,
 }
 
 /// The API of a process. Its routes exist before the process works, and answer 503 until then.
@@ -45,21 +62,113 @@ pub(crate) struct Api(Arc<Inner>);
 
 struct Inner {
     data_dir: PathBuf,
+    /// `None` in a process that runs one experiment to its end.
+    sign_in: Option<SignIn>,
     service: OnceLock<Service>,
+    clock: OnceLock<Clock>,
+    tables: TableCache,
     /// Locked while a backup is made, so that there is one at a time.
     backup_lock: Arc<Mutex<()>>,
 }
 
 impl Api {
+    /// The API of a process that runs one experiment to its end.
     pub(crate) fn of(data_dir: &Path) -> Self {
+        Self::with(data_dir, None)
+    }
+
+    /// The API of a server.
+    pub(crate) fn of_server(data_dir: &Path, sign_in: SignIn) -> Self {
+        Self::with(data_dir, Some(sign_in))
+    }
+
+    fn with(data_dir: &Path, sign_in: Option<SignIn>) -> Self {
         let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-        Self(Arc::new(Inner { data_dir, service: OnceLock::new(), backup_lock: Arc::default() }))
+        Self(Arc::new(Inner {
+            data_dir,
+            sign_in,
+            service: OnceLock::new(),
+            clock: OnceLock::new(),
+            tables: TableCache::default(),
+            backup_lock: Arc::default(),
+        }))
     }
 
     /// Answers requests from now on.
     pub(crate) fn begin(&self, service: Service) {
+        let _begun = self.0.clock.set(Clock::of(service.log.clone()));
         // It is called once.
         let _begun = self.0.service.set(service);
+    }
+
+    /// The accounts, if this process is a server.
+    pub(super) fn accounts(&self) -> Option<Accounts> {
+        self.0.sign_in.as_ref().map(|sign_in| sign_in.accounts.clone())
+    }
+
+    /// The accounts.
+    ///
+    /// # Errors
+    /// If this process is no server.
+    pub(super) fn require_accounts(&self) -> Result<Accounts, Problem> {
+        self.accounts().ok_or_else(not_a_server)
+    }
+
+    /// The accounts, where people sign in.
+    ///
+    /// # Errors
+    /// If nobody can sign in here.
+    pub(super) fn require_sign_in(&self) -> Result<Accounts, Problem> {
+        let reason = "nobody signs in to this server: set [accounts] auth = \"accounts\" in its settings";
+        let missing = || Problem::new(StatusCode::CONFLICT, reason);
+        self.accounts().filter(|_| self.has_accounts()).ok_or_else(missing)
+    }
+
+    /// Whether people sign in.
+    pub(super) fn has_accounts(&self) -> bool {
+        self.0.sign_in.as_ref().is_some_and(|sign_in| sign_in.gate.has_accounts())
+    }
+
+    /// The name of the cookie of a session, and whether TLS protects it.
+    pub(super) fn cookie(&self) -> (&'static str, bool) {
+        let gate = self.0.sign_in.as_ref().map(|sign_in| &sign_in.gate);
+        gate.map_or((COOKIE_NAME, false), |gate| (gate.cookie_name(), gate.is_secure()))
+    }
+
+    /// The audit trail, if this process is a server.
+    pub(super) fn audit(&self) -> Option<&AuditTrail> {
+        self.0.sign_in.as_ref().map(|sign_in| &sign_in.audit)
+    }
+
+    /// The clock of messages to listeners.
+    ///
+    /// # Errors
+    /// If the process still starts.
+    pub(super) fn clock(&self) -> Result<&Clock, Problem> {
+        self.0.clock.get().ok_or_else(starting)
+    }
+
+    /// The tables that were read last.
+    pub(super) fn tables(&self) -> &TableCache {
+        &self.0.tables
+    }
+
+    /// The experiments that a caller may read; `None`: all.
+    pub(super) async fn visible_to(&self, caller: &Caller) -> Result<Option<BTreeSet<String>>, Problem> {
+        let listed = match &caller.via {
+            Via::Token { experiments: Some(listed), .. } => Some(listed.iter().cloned().collect()),
+            _ => None,
+        };
+        let (Some(person), Some(accounts)) = (caller.person.clone(), self.accounts()) else { return Ok(listed) };
+        if caller.role == Some(Role::Admin) {
+            return Ok(listed);
+        }
+        let shared: BTreeSet<String> =
+            blocking(move || accounts.visible(&person)).await?.into_iter().collect();
+        Ok(Some(match listed {
+            Some(listed) => shared.intersection(&listed).cloned().collect(),
+            None => shared,
+        }))
     }
 
     /// The data folder.
@@ -77,10 +186,27 @@ impl Api {
     /// # Errors
     /// If the process still starts.
     pub(super) fn service(&self) -> Result<&Service, Problem> {
-        self.0.service.get().ok_or_else(|| {
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is starting: retry in a moment")
-        })
+        self.0.service.get().ok_or_else(starting)
     }
+}
+
+fn starting() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is starting: retry in a moment")
+}
+
+/// Most reads of histories at the same time: each takes a core and memory from the experiments.
+const READS_MAX: usize = 2;
+
+/// Reads histories on a thread that may block.
+///
+/// # Errors
+/// The response to the failure.
+pub(super) async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    static TURNS: Semaphore = Semaphore::const_new(READS_MAX);
+    let _turn = TURNS.acquire().await.map_err(Problem::internal)?;
+    tokio::task::spawn_blocking(read).await.map_err(Problem::internal)?.map_err(problem_of_failure)
 }
 
 /// The response to an order that only a server can obey.
@@ -117,6 +243,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         parsed
             .map(Self)
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("invalid request body: {error}")))
+    }
+}
+
+/// A body of text within the limits of size and time. The handler checks its type.
+pub(super) struct Text(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = read_within(Bytes::from_request(request, state), BODY_TIMEOUT).await?;
+        let text = String::from_utf8(bytes.into());
+        text.map(Self).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "invalid request body: it is not UTF-8"))
     }
 }
 

@@ -12,24 +12,24 @@ use serde::Serialize;
 /// One comparison as an annotator sees it. The row holds no reward and no log-probability, because these
 /// would bias the judgement.
 #[derive(Debug, Serialize)]
-pub(super) struct Row<'a> {
-    pub(super) experiment: &'a ExperimentId,
-    pub(super) round: u32,
-    pub(super) comparison: u32,
-    pub(super) prompt_id: &'a PromptId,
-    pub(super) prompt: &'a str,
-    pub(super) first: &'a str,
-    pub(super) second: &'a str,
+pub(crate) struct Row<'a> {
+    pub(crate) experiment: &'a ExperimentId,
+    pub(crate) round: u32,
+    pub(crate) comparison: u32,
+    pub(crate) prompt_id: &'a PromptId,
+    pub(crate) prompt: &'a str,
+    pub(crate) first: &'a str,
+    pub(crate) second: &'a str,
     /// Filled in by the annotator if empty, like the fields below.
-    pub(super) annotator: Option<&'a str>,
-    pub(super) verdict: Option<&'a str>,
-    pub(super) first_unsafe: Option<bool>,
-    pub(super) second_unsafe: Option<bool>,
-    pub(super) comment: Option<&'a str>,
+    pub(crate) annotator: Option<&'a str>,
+    pub(crate) verdict: Option<&'a str>,
+    pub(crate) first_unsafe: Option<bool>,
+    pub(crate) second_unsafe: Option<bool>,
+    pub(crate) comment: Option<&'a str>,
 }
 
 /// Calls `write` for each comparison, as an annotator sees it.
-pub(super) fn each(
+pub(crate) fn each(
     log: &dyn EventLog,
     plan: &Plan,
     comparisons: &[&RequestedComparison],

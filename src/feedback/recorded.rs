@@ -15,14 +15,14 @@ use crate::log_access::open;
 const PAGE_EVENTS: usize = 256;
 
 /// An experiment as recorded in the log.
-pub(super) struct RecordedExperiment {
-    pub(super) experiment: Experiment,
+pub(crate) struct RecordedExperiment {
+    pub(crate) experiment: Experiment,
     /// Version of its last event.
-    pub(super) version: u64,
+    pub(crate) version: u64,
 }
 
 impl RecordedExperiment {
-    pub(super) fn read(log: &dyn EventLog, name: &ExperimentId) -> anyhow::Result<Self> {
+    pub(crate) fn read(log: &dyn EventLog, name: &ExperimentId) -> anyhow::Result<Self> {
         open::require_experiment(log, name)?;
         let mut replay = Replay::new();
         loop {
@@ -34,12 +34,12 @@ impl RecordedExperiment {
         }
     }
 
-    pub(super) fn plan(&self) -> anyhow::Result<&Plan> {
+    pub(crate) fn plan(&self) -> anyhow::Result<&Plan> {
         self.experiment.plan().context("the experiment has no plan")
     }
 
     /// Returns the last round that requested feedback.
-    pub(super) fn feedback_round(&self) -> anyhow::Result<&Round> {
+    pub(crate) fn feedback_round(&self) -> anyhow::Result<&Round> {
         let plan = self.plan()?;
         if plan.learning.is_none() {
             return Err(BadInput(format!(

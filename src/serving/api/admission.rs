@@ -1,0 +1,213 @@
+//! The way of a request to its route: who sends it, whether they may, whether it was sent before, and a line in
+//! the audit trail.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use dissent_storage::accounts::{Accounts, AccountsError, AuditEntry, Channel, Claim};
+
+use super::rights::{self, Need};
+use super::service::Api;
+use super::{BODY_BYTES_MAX, audit};
+use crate::serving::gate::{Caller, Gate, Via, now};
+use crate::serving::problem::Problem;
+use crate::serving::request_id;
+
+/// The header by which a client repeats a change without making it twice.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest key, in bytes.
+const KEY_BYTES_MAX: usize = 200;
+/// Largest answer that is kept for a repeated request, in bytes.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+/// The address of the client of a request, where the listener knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
+
+/// What admits requests to the routes of the API.
+#[derive(Clone)]
+pub(super) struct Admission {
+    pub(super) api: Api,
+    /// `None` at the door of the data folder, whose clients the file system chooses.
+    pub(super) gate: Option<Arc<Gate>>,
+}
+
+/// Admits a request, or answers why not.
+pub(super) async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+    match admitted(&admission, request, next).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn admitted(admission: &Admission, request: Request, next: Next) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let caller = admission.caller(&parts.method, &parts.headers, &parts.extensions).await?;
+    let path = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let need = rights::need(&parts.method, &path).ok_or_else(|| {
+        Problem::internal(anyhow::anyhow!("the rights table lacks {} {path}", parts.method))
+    })?;
+    let named = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
+    let named = named.and_then(|params| {
+        params.iter().find(|(key, _)| *key == "name").map(|(_, value)| value.to_owned())
+    });
+    let accounts = admission.api.accounts();
+    let checked = {
+        let (caller, named, accounts) = (caller.clone(), named.clone(), accounts.clone());
+        let check = move || rights::check(&caller, need, named.as_deref(), accounts.as_ref());
+        // Only the access of a person to an experiment is read from the accounts.
+        let reads = matches!(need, Need::On(..)) && admission.gate.is_some();
+        if reads { tokio::task::spawn_blocking(check).await.map_err(Problem::internal)? } else { check() }
+    };
+    let entry = AuditEntry {
+        at: now(),
+        person: caller.person.clone(),
+        via: channel(&caller.via),
+        action: format!("{} {path}", parts.method),
+        object: parts.uri.path().to_owned(),
+        request_id: request_id::current().map(|id| id.to_string()).unwrap_or_default(),
+        outcome: String::new(),
+    };
+    let is_change = !parts.method.is_safe();
+    let answered = match checked {
+        Err(problem) => Err(problem),
+        Ok(()) => {
+            parts.extensions.insert(caller.clone());
+            let request = Request::from_parts(parts, body);
+            match &accounts {
+                Some(accounts) if is_change && request.headers().contains_key(IDEMPOTENCY_KEY) => {
+                    once(accounts, &caller, request, next).await
+                }
+                Some(_) | None => Ok(next.run(request).await),
+            }
+        }
+    };
+    let response = answered.unwrap_or_else(IntoResponse::into_response);
+    if is_change || admission.gate.as_ref().is_some_and(|gate| gate.has_accounts()) {
+        let outcome = response.status().as_u16().to_string();
+        audit::note(&admission.api, AuditEntry { outcome, ..entry });
+    }
+    Ok(response)
+}
+
+impl Admission {
+    async fn caller(
+        &self,
+        method: &Method,
+        headers: &axum::http::HeaderMap,
+        extensions: &axum::http::Extensions,
+    ) -> Result<Caller, Problem> {
+        let Some(gate) = &self.gate else { return Ok(Caller::operator(Via::Door)) };
+        let address = extensions.get::<ClientAddress>().map(|address| address.0);
+        let found = if gate.has_accounts() {
+            let (gate, method, headers) = (gate.clone(), method.clone(), headers.clone());
+            let finding = tokio::task::spawn_blocking(move || gate.caller(&method, &headers));
+            finding.await.map_err(Problem::internal)?
+        } else {
+            gate.caller(method, headers)
+        };
+        found.map(|caller| Caller { address, ..caller })
+    }
+}
+
+fn channel(via: &Via) -> Channel {
+    match via {
+        Via::Door | Via::ControlToken | Via::Loopback => Channel::Local,
+        Via::Session { .. } => Channel::Session,
+        Via::Token { id, .. } => Channel::Token(id.clone()),
+        Via::Nobody => Channel::Nobody,
+    }
+}
+
+/// Makes a change once: a request with the same key gets the first one's answer.
+async fn once(
+    accounts: &Accounts,
+    caller: &Caller,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let bad = |reason: &str| Problem::new(StatusCode::BAD_REQUEST, reason.to_owned());
+    let key = request.headers().get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(bad("an Idempotency-Key must have 1 to 200 visible ASCII characters"));
+    }
+    let key = key.to_owned();
+    let (method, path) = (request.method().to_string(), request.uri().to_string());
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the request body is too large or incomplete")
+    })?;
+    let mut hasher = blake3::Hasher::new();
+    for part in [method.as_bytes(), path.as_bytes(), &body] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    let hash = *hasher.finalize().as_bytes();
+    let person = caller.person.clone();
+    let claimed = {
+        let (accounts, person, key) = (accounts.clone(), person.clone(), key.clone());
+        blocking(move || accounts.claim(person.as_ref(), &key, &hash, now())).await?
+    };
+    match claimed {
+        Claim::Done { status, body, content_type } => {
+            let status = StatusCode::from_u16(status).map_err(Problem::internal)?;
+            return Ok((status, [(header::CONTENT_TYPE, content_type)], body).into_response());
+        }
+        Claim::InFlight => {
+            let reason = "a request with this Idempotency-Key is in progress: retry in a second";
+            return Err(Problem::new(StatusCode::CONFLICT, reason));
+        }
+        Claim::Mismatch => {
+            let reason = "this Idempotency-Key was sent with another request: use a new one";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, reason));
+        }
+        Claim::New => {}
+    }
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let (head, body) = response.into_parts();
+    let body: Bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(Problem::internal)?;
+    let is_kept = head.status.is_success() && body.len() <= KEPT_BYTES_MAX;
+    let (accounts, status) = (accounts.clone(), head.status.as_u16());
+    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let (kind, answer) = (kind.to_owned(), body.clone());
+    blocking(move || {
+        if is_kept {
+            accounts.finish(person.as_ref(), &key, status, &answer, &kind)
+        } else {
+            accounts.abandon(person.as_ref(), &key)
+        }
+    })
+    .await?;
+    Ok(Response::from_parts(head, Body::from(body)))
+}
+
+/// Uses the accounts on a thread that may block.
+///
+/// # Errors
+/// The response to the failure.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AccountsError> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(Problem::internal)?.map_err(problem_of_accounts)
+}
+
+/// The response to a failure of the accounts.
+pub(super) fn problem_of_accounts(error: AccountsError) -> Problem {
+    let status = match &error {
+        AccountsError::NotFound { .. } => StatusCode::NOT_FOUND,
+        AccountsError::NameTaken | AccountsError::LastAdmin => StatusCode::CONFLICT,
+        AccountsError::WrongCredentials | AccountsError::Ended => StatusCode::UNAUTHORIZED,
+        AccountsError::Throttled { retry_after_seconds } => {
+            return Problem::too_many(error.to_string(), *retry_after_seconds);
+        }
+        AccountsError::Forbidden { .. } => StatusCode::FORBIDDEN,
+        AccountsError::Stale => StatusCode::PRECONDITION_FAILED,
+        AccountsError::BadInput { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => return Problem::internal(error),
+    };
+    Problem::new(status, error.to_string())
+}

@@ -1,0 +1,158 @@
+//! The audit trail: who read and changed what.
+
+use rusqlite::{Row, params};
+use serde::Serialize;
+
+use super::{Accounts, AccountsError, Page, PersonId};
+
+/// Seconds after which an entry is removed: 400 days.
+const KEPT_SECONDS: u64 = 400 * 86_400;
+/// Longest text of a column, in bytes: paths come from clients.
+const TEXT_BYTES_MAX: usize = 500;
+
+/// By what a caller was known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Channel {
+    /// The user of the server's host, or the control token.
+    Local,
+    /// A session.
+    Session,
+    /// The API token of this id.
+    Token(String),
+    /// Nobody.
+    Nobody,
+}
+
+impl Channel {
+    fn text(&self) -> String {
+        match self {
+            Self::Local => "local".to_owned(),
+            Self::Session => "session".to_owned(),
+            Self::Token(id) => format!("token {id}"),
+            Self::Nobody => "nobody".to_owned(),
+        }
+    }
+}
+
+/// Something that was read or changed.
+#[derive(Debug, Clone)]
+pub struct AuditEntry {
+    /// Seconds since 1970 UTC.
+    pub at: u64,
+    /// The person; `None` without an account.
+    pub person: Option<PersonId>,
+    /// By what the caller was known.
+    pub via: Channel,
+    /// What was done, such as `POST /api/v1/people`.
+    pub action: String,
+    /// To what, such as a path.
+    pub object: String,
+    /// The id of the request, which the log of the process has, too.
+    pub request_id: String,
+    /// What came of it, such as `204`.
+    pub outcome: String,
+}
+
+/// Which entries to list.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Only those of this person.
+    pub person: Option<String>,
+    /// Only those of this object.
+    pub object: Option<String>,
+}
+
+/// A line of the trail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditRow {
+    /// Numbers the line.
+    pub id: i64,
+    /// Seconds since 1970 UTC.
+    pub at: u64,
+    /// The person; `None` without an account, or once the person is erased.
+    pub person: Option<String>,
+    /// Their name.
+    pub name: Option<String>,
+    /// By what the caller was known.
+    pub via: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub object: String,
+    /// The id of the request.
+    pub request_id: String,
+    /// What came of it.
+    pub outcome: String,
+}
+
+fn short(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
+}
+
+impl Accounts {
+    /// Adds entries, and removes those that are too old.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn record(&self, entries: &[AuditEntry]) -> Result<(), AccountsError> {
+        self.change_all(|connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO audit (at, person, via, action, object, request_id, outcome) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            for entry in entries {
+                let AuditEntry { at, person, via, action, object, request_id, outcome } = entry;
+                let person = person.as_ref().map(PersonId::as_str);
+                let (action, object) = (short(action), short(object));
+                insert.execute(params![at, person, via.text(), action, object, request_id, outcome])?;
+            }
+            if let Some(latest) = entries.iter().map(|entry| entry.at).max() {
+                let oldest = latest.saturating_sub(KEPT_SECONDS);
+                connection.execute("DELETE FROM audit WHERE at < ?1", [oldest])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns a page of entries, the latest first.
+    ///
+    /// # Errors
+    /// If the cursor is none, or the database fails.
+    pub fn audit(
+        &self,
+        filter: &AuditFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page<AuditRow>, AccountsError> {
+        let before = cursor.map_or(Ok(i64::MAX), |cursor| {
+            cursor.parse().map_err(|_| AccountsError::bad("cursor", "send `next` of the page before"))
+        })?;
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT audit.id, at, person, people.name, via, action, object, request_id, outcome \
+             FROM audit LEFT JOIN people ON people.id = audit.person \
+             WHERE audit.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3) \
+             ORDER BY audit.id DESC LIMIT ?4",
+        )?;
+        let rows = statement.query_map(params![before, filter.person, filter.object, limit + 1], row)?;
+        let mut rows: Vec<AuditRow> = rows.collect::<Result<_, _>>()?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|row| row.id.to_string());
+        Ok(Page { rows, next })
+    }
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+    Ok(AuditRow {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        person: row.get(2)?,
+        name: row.get(3)?,
+        via: row.get(4)?,
+        action: row.get(5)?,
+        object: row.get(6)?,
+        request_id: row.get(7)?,
+        outcome: row.get(8)?,
+    })
+}

@@ -18,6 +18,7 @@ mod installation;
 pub mod jsonl;
 mod log_access;
 mod memory;
+mod pages;
 mod progress;
 pub mod report;
 #[cfg(test)]

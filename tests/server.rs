@@ -40,7 +40,7 @@ fn a_server_answers_while_clients_read_nothing() {
     let server = Server::start(&lab, "data", "127.0.0.1:0", None);
     let pipelined = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1500);
     // More than the server has seats for: some send much, some nothing.
-    let clients: Vec<TcpStream> = (0..300)
+    let clients: Vec<TcpStream> = (0..900)
         .map(|number| {
             let mut client = TcpStream::connect(&server.address).unwrap();
             client.set_nonblocking(true).unwrap();

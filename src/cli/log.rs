@@ -9,12 +9,12 @@ mod table;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use dissent_domain::event::Recorded;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
 use dissent_storage::{Salvage, transfer};
 use serde_json::json;
 
+use crate::history;
 use crate::cli::experiment_arg::{self, ExperimentArg, ExperimentRef};
 use crate::cli::paths;
 use crate::error::BadInput;
@@ -225,7 +225,7 @@ fn tail(
     for recorded in &events {
         if as_json {
             let body = recorded.decode()?.serialize_body(serde_json::value::Serializer)?;
-            writeln!(out, "{}", envelope(recorded, &body))?;
+            writeln!(out, "{}", history::envelope(recorded, &body))?;
         } else {
             let event = &recorded.event;
             writeln!(
@@ -239,22 +239,6 @@ fn tail(
         }
     }
     Ok(())
-}
-
-fn envelope(recorded: &Recorded, body: &serde_json::Value) -> serde_json::Value {
-    let event = &recorded.event;
-    json!({
-        "position": recorded.position,
-        "experiment": recorded.experiment,
-        "version": recorded.version,
-        "id": event.id,
-        "causation": event.causation,
-        "actor": event.actor,
-        "time_us": event.time_us,
-        "event_type": event.event_type,
-        "schema_version": event.schema_version,
-        "body": body,
-    })
 }
 
 fn export(

@@ -15,6 +15,23 @@ use dissent_domain::log::EventLog;
 /// Events read at a time. Each may hold all completions of a prompt.
 const PAGE_EVENTS: usize = 256;
 
+/// Returns an event with its envelope, and this body, as JSON.
+pub(crate) fn envelope(recorded: &Recorded, body: &serde_json::Value) -> serde_json::Value {
+    let event = &recorded.event;
+    serde_json::json!({
+        "position": recorded.position,
+        "experiment": recorded.experiment,
+        "version": recorded.version,
+        "id": event.id,
+        "causation": event.causation,
+        "actor": event.actor,
+        "time_us": event.time_us,
+        "event_type": event.event_type,
+        "schema_version": event.schema_version,
+        "body": body,
+    })
+}
+
 /// Passes the events of a stream to `visit`, in order, up to the position `last` of the log. Reads them page
 /// by page. Returns the number of events.
 ///

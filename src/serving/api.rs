@@ -18,6 +18,7 @@ mod rights;
 pub(crate) mod service;
 mod session;
 mod tables;
+pub(crate) mod views;
 mod webhooks;
 mod workers;
 
@@ -36,6 +37,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::admission::{Admission, admit};
 pub(crate) use self::admission::ClientAddress;
 use super::gate::Gate;
+use crate::pages;
 use service::Api;
 
 /// Longest body, in bytes.
@@ -65,7 +67,7 @@ fn all() -> Router<Api> {
     let old = Router::new()
         .route("/experiments/{name}/{action}", post(experiments::order))
         .route("/backup", post(operations::back_up));
-    routes.merge(description::routes(&description)).merge(old)
+    routes.merge(description::routes(&description)).merge(old).merge(pages::routes())
 }
 
 /// The routes for clients on this and other hosts, behind a gate.

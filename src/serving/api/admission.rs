@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use dissent_storage::accounts::{Accounts, AccountsError, AuditEntry, Channel, Claim};
 
 use super::rights::{self, Need};
@@ -39,7 +39,12 @@ pub(super) struct Admission {
 
 /// Admits a request, or answers why not.
 pub(super) async fn admit(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+    let is_page = request.method() == Method::GET && !request.uri().path().starts_with("/api/");
     match admitted(&admission, request, next).await {
+        // People sign in first.
+        Ok(response) if is_page && response.status() == StatusCode::UNAUTHORIZED => {
+            Redirect::to("/sign-in").into_response()
+        }
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     }

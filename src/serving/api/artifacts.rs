@@ -39,7 +39,7 @@ const STALE: Duration = Duration::from_secs(7 * 86_400);
 const SPACE_LEFT: u64 = 2 << 30;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(show, append))
+    OpenApiRouter::new().routes(routes!(upload)).routes(routes!(show, append))
 }
 
 /// How far an upload is.
@@ -132,6 +132,35 @@ async fn append(
         (Err(refused), _) => Err(refused.problem()),
         (Ok(_), Some(cut)) => Err(cut),
         (Ok(upload), None) => respond(&upload),
+    }
+}
+
+/// Upload a file of at most 64 MiB in one request. The answer has its hash, which the client need not compute.
+#[utoipa::path(
+    post, path = "/api/v1/artifacts", tag = "artifacts",
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, description = "The upload", body = Upload),
+        (status = 413, description = "The file is too large: send it in parts"),
+        (status = 507, description = "Too little space on the disk"),
+    )
+)]
+async fn upload(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+    let bytes = axum::body::to_bytes(body, PART_BYTES_MAX).await.map_err(|_| {
+        let reason = format!("the file has more than {PART_BYTES_MAX} bytes, or is incomplete: send it in parts");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+    })?;
+    let (artifacts, folder) = (api.service()?.artifacts.clone(), api.data_dir().to_owned());
+    let stored = tokio::task::spawn_blocking(move || {
+        if crate::files::available_space(&folder).is_ok_and(|left| left < SPACE_LEFT + bytes.len() as u64) {
+            return Ok(Err(Refused::NoSpace));
+        }
+        let id = artifacts.put_bytes(&bytes)?;
+        anyhow::Ok(Ok(complete(&id, bytes.len() as u64)))
+    });
+    match stored.await.map_err(Problem::internal)?.map_err(Problem::internal)? {
+        Ok(upload) => respond(&upload),
+        Err(refused) => Err(refused.problem()),
     }
 }
 

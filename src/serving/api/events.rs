@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 use super::experiments::Row;
 use super::page::Params;
 use super::service::{Api, Named, Service, reading};
+use crate::history::envelope;
 use crate::serving::problem::Problem;
 
 /// Events of a message to a listener, and of a page of JSON lines.
@@ -133,22 +134,18 @@ async fn lines(
     Ok(response)
 }
 
+/// An event with its body, as `dissent log tail --json` prints it.
 fn with_body(recorded: &Recorded) -> anyhow::Result<Value> {
-    let mut row = without_body(recorded);
-    row["id"] = json!(recorded.event.id);
-    row["cause"] = json!(recorded.event.causation);
-    row["by"] = json!(recorded.event.actor);
-    row["schema_version"] = json!(recorded.event.schema_version);
-    row["body"] = recorded.decode()?.serialize_body(serde_json::value::Serializer)?;
-    Ok(row)
+    let body = recorded.decode()?.serialize_body(serde_json::value::Serializer)?;
+    Ok(envelope(recorded, &body))
 }
 
-fn without_body(recorded: &Recorded) -> Value {
+/// What a listener learns of an event.
+fn headline(recorded: &Recorded) -> Value {
+    let event = &recorded.event;
     json!({
-        "version": recorded.version,
-        "position": recorded.position,
-        "type": recorded.event.event_type,
-        "time_us": recorded.event.time_us,
+        "version": recorded.version, "position": recorded.position,
+        "event_type": event.event_type, "time_us": event.time_us,
     })
 }
 
@@ -181,7 +178,7 @@ async fn message(api: &Api, experiment: &ExperimentId, after: u64) -> Result<Opt
     let read = read.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     let Some(last) = read.last().map(|recorded| recorded.version) else { return Ok(None) };
     let progress = Row::of(experiment.clone(), last, service.status.hosting(experiment));
-    let events: Vec<Value> = read.iter().map(without_body).collect();
+    let events: Vec<Value> = read.iter().map(headline).collect();
     let data = json!({ "version": last, "progress": progress, "events": events });
     let text = Bytes::from(format!("id: {last}\ndata: {data}\n\n"));
     let message = Message { text, last };

@@ -55,15 +55,15 @@ pub(super) struct Row {
     /// Events in its history.
     events: u64,
     /// `null`: the server does nothing with it, for example because it ended long ago.
-    hosting: Option<HostingState>,
+    pub(super) hosting: Option<HostingState>,
     /// Why and when the server halted it.
     #[serde(skip_serializing_if = "Option::is_none")]
     halted: Option<Halt>,
-    /// `created`, `running`, `paused`, `finished` or `cancelled`; `null` if the server does not host it.
+    /// `created`, `going`, `paused`, `finished` or `cancelled`; `null` if the server does not host it.
     #[schema(value_type = Option<String>)]
-    status: Option<ExperimentStatus>,
+    pub(super) status: Option<ExperimentStatus>,
     /// Whether it waits for judgements of people.
-    waits_for_people: bool,
+    pub(super) waits_for_people: bool,
     /// The open or last round, from 0.
     round: Option<u32>,
     /// Rounds planned; 0 if the server does not host it.
@@ -299,7 +299,7 @@ pub(super) async fn state_at(api: &Api, experiment: &ExperimentId, at: Option<u6
     read.ok_or_else(|| unknown(experiment))
 }
 
-fn unknown(experiment: &ExperimentId) -> Problem {
+pub(super) fn unknown(experiment: &ExperimentId) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("unknown experiment {experiment}, or it begins later"))
 }
 

@@ -45,6 +45,17 @@ pub(super) const RIGHTS: &[Right] = {
         right("GET", "/api/v1/openapi.json", SignedIn),
         right("GET", "/api/v1/docs", SignedIn),
         right("GET", "/api/v1/docs/{*file}", SignedIn),
+        // Pages. Each shows what its reader may read, and its script calls the API.
+        right("GET", "/", SignedIn),
+        right("GET", "/sign-in", Nothing),
+        right("GET", "/invitation", Nothing),
+        right("GET", "/link", Nothing),
+        right("GET", "/static/{version}/{file}", Nothing),
+        right("GET", "/server", May(A::ReadServer, Read)),
+        right("GET", "/people", May(A::ReadPeople, Read)),
+        right("GET", "/experiments/{name}", On(A::ReadExperiments, Read, Shared)),
+        right("GET", "/experiments/{name}/conflicts", On(A::ReadTables, Read, Shared)),
+        right("GET", "/experiments/{name}/history", On(A::ReadExperiments, Read, Shared)),
         // Sign-in.
         right("GET", "/api/v1/session", Nothing),
         right("POST", "/api/v1/session", Nothing),
@@ -70,6 +81,7 @@ pub(super) const RIGHTS: &[Right] = {
         right("PUT", "/api/v1/experiments/{name}/sharing/{person}", On(A::ShareExperiments, Write, Access::Owner)),
         right("DELETE", "/api/v1/experiments/{name}/sharing/{person}", On(A::ShareExperiments, Write, Access::Owner)),
         // Files that configurations name.
+        right("POST", "/api/v1/artifacts", May(A::UploadArtifacts, Write)),
         right("GET", "/api/v1/artifacts/{hash}", May(A::UploadArtifacts, Write)),
         right("PATCH", "/api/v1/artifacts/{hash}", May(A::UploadArtifacts, Write)),
         // What workers need.
@@ -100,8 +112,8 @@ pub(super) const RIGHTS: &[Right] = {
         right("POST", "/api/v1/dead/{id}/retry", May(A::Operate, Operate)),
         right("DELETE", "/api/v1/dead/{id}", May(A::Operate, Operate)),
         right("GET", "/api/v1/log", May(A::ReadServer, Read)),
-        right("POST", "/api/v1/log/verify", May(A::Operate, Operate)),
-        right("POST", "/api/v1/log/backup", May(A::Operate, Operate)),
+        right("POST", "/api/v1/verifications", May(A::Operate, Operate)),
+        right("POST", "/api/v1/backups", May(A::Operate, Operate)),
         right("POST", "/backup", May(A::Operate, Operate)),
     ]
 };

@@ -124,8 +124,13 @@ impl Api {
         self.accounts().filter(|_| self.has_accounts()).ok_or_else(missing)
     }
 
+    /// The names of models and data that configurations over HTTP may use.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.service.get().map(|service| service.names.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// Whether people sign in.
-    pub(super) fn has_accounts(&self) -> bool {
+    pub(crate) fn has_accounts(&self) -> bool {
         self.0.sign_in.as_ref().is_some_and(|sign_in| sign_in.gate.has_accounts())
     }
 

@@ -214,13 +214,13 @@ mod tests {
     #[test]
     fn uploaded_files_and_names_of_the_server_become_inputs() {
         let place = Place::new();
-        let source = place.place(&json!(TEXT), &["experiment.rounds=2"]).unwrap();
+        let source = place.place(&json!(TEXT), &["experiment.seed=7"]).unwrap();
         let config = source.load().unwrap();
         assert_eq!(std::fs::read_to_string(config.prompts.path).unwrap(), "{}");
         assert_eq!(std::fs::read_to_string(config.reward.path.join("a/b")).unwrap(), "weights");
         assert_eq!(config.policy.path.read_link().unwrap(), Path::new("/models/policy"));
-        assert_eq!(config.experiment.rounds, 2);
-        assert_eq!(place.place(&json!(TEXT), &["experiment.rounds=2"]).unwrap(), source);
+        assert_eq!(config.experiment.seed, 7);
+        assert_eq!(place.place(&json!(TEXT), &["experiment.seed=7"]).unwrap(), source);
         let object: Value = serde_json::to_value(toml::from_str::<toml::Table>(TEXT).unwrap()).unwrap();
         assert!(place.place(&object, &[]).is_ok());
     }

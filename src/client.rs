@@ -54,7 +54,6 @@ enum Found {
 /// What a server does with an experiment.
 #[derive(Debug, Deserialize)]
 pub(crate) struct HostedRow {
-    experiment: ExperimentId,
     /// Why the server halted it, if it did.
     pub(crate) halted: Option<Halt>,
     pub(crate) events: Option<u64>,
@@ -104,9 +103,11 @@ impl Server {
     /// # Errors
     /// If the server refuses, or its response cannot be read.
     pub(crate) fn hosted(&self, experiment: &ExperimentId) -> anyhow::Result<Option<HostedRow>> {
-        let Some(rows) = self.get("/api/v1/experiments")? else { return Ok(None) };
-        let rows = Vec::<HostedRow>::deserialize(&rows).context(UNREADABLE)?;
-        Ok(rows.into_iter().find(|row| row.experiment == *experiment))
+        match self.look(&format!("/api/v1/experiments/{experiment}/hosting"))? {
+            // It still opens its experiments.
+            None | Some((StatusCode::NOT_FOUND, _)) => Ok(None),
+            Some(answer) => Ok(Some(HostedRow::deserialize(&self.accepted(answer)?).context(UNREADABLE)?)),
+        }
     }
 
     /// Records a fork, which the server then hosts if it has the configuration.
@@ -157,6 +158,23 @@ impl Server {
 
     /// Requests a resource. `None` if nobody listens yet, or the server is not ready.
     fn get(&self, path: &str) -> anyhow::Result<Option<Value>> {
+        self.look(path)?.map(|answer| self.accepted(answer)).transpose()
+    }
+
+    /// Returns the body of an answer.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    fn accepted(&self, (status, body): (StatusCode, Value)) -> anyhow::Result<Value> {
+        if status.is_success() {
+            return Ok(body);
+        }
+        let detail = body["detail"].as_str().unwrap_or("no `dissent serve` listens at this address");
+        Err(BadInput(format!("the server at {} responded with {status}: {detail}", self.endpoint)).into())
+    }
+
+    /// Requests a resource. `None` if nobody listens yet, or the server is not ready.
+    fn look(&self, path: &str) -> anyhow::Result<Option<(StatusCode, Value)>> {
         let mut request = Request::get(path);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.bearer());
@@ -169,12 +187,7 @@ impl Server {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             return Ok(None);
         }
-        let response: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() {
-            return Ok(Some(response));
-        }
-        let detail = response["detail"].as_str().unwrap_or("no `dissent serve` listens at this address");
-        Err(BadInput(format!("the server at {} responded with {status}: {detail}", self.endpoint)).into())
+        Ok(Some((status, serde_json::from_slice(&body).unwrap_or_default())))
     }
 
     /// Whether the server has the log of this data folder open. A server that the user named may have

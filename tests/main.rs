@@ -1,6 +1,7 @@
 //! Tests of the program from outside, by its commands.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod api;
 mod book;
 mod crash;
 mod dataset;

@@ -31,7 +31,8 @@ impl Round<'_, '_> {
             response.filter(|(status, _)| *status == 200)
         });
         if let Some((_, body)) = listed {
-            let rows: Vec<Value> = serde_json::from_str(&body).unwrap();
+            let page: Value = serde_json::from_str(&body).unwrap();
+            let rows = page["rows"].as_array().unwrap();
             let hosting = |row: &Value| row["hosting"].as_str().unwrap_or_default().to_owned();
             let halted = rows.iter().find(|row| hosting(row) == "halted");
             assert!(halted.is_none(), "halted: {halted:?}; {}", self.fleet.report());

@@ -40,6 +40,7 @@ pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(show))
+        .routes(routes!(hosting))
         .routes(routes!(state))
         .routes(routes!(report))
         .routes(routes!(fork))
@@ -259,6 +260,21 @@ async fn show(State(api): State<Api>, Named(experiment): Named) -> Result<Respon
     let events = shown["overview"]["events"].as_u64().unwrap_or_default();
     shown["hosting"] = serde_json::to_value(Row::of(experiment, events, hosting)).map_err(Problem::internal)?;
     Ok(json_response(&shown))
+}
+
+/// What the server does with an experiment, without its history.
+#[utoipa::path(
+    get, path = "/api/v1/experiments/{name}/hosting", tag = "experiments", params(("name" = String, Path)),
+    responses(
+        (status = 200, description = "What the server does with it", body = Row),
+        (status = 404, description = "The server does nothing with it"),
+    )
+)]
+async fn hosting(State(api): State<Api>, Named(experiment): Named) -> Result<Response, Problem> {
+    let hosting = api.service()?.status.hosting(&experiment).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, format!("the server does nothing with {experiment}"))
+    })?;
+    Ok(json_response(&json!(Row::of(experiment, 0, Some(hosting)))))
 }
 
 /// A moment of a history.

@@ -67,6 +67,7 @@ pub(super) const RIGHTS: &[Right] = {
         right("GET", "/api/v1/experiments", May(A::ReadExperiments, Read)),
         right("POST", "/api/v1/experiments", May(A::CreateExperiments, Write)),
         right("GET", "/api/v1/experiments/{name}", On(A::ReadExperiments, Read, Shared)),
+        right("GET", "/api/v1/experiments/{name}/hosting", On(A::ReadExperiments, Read, Shared)),
         right("GET", "/api/v1/experiments/{name}/state", On(A::ReadExperiments, Read, Shared)),
         right("GET", "/api/v1/experiments/{name}/report", On(A::ReadExperiments, Read, Shared)),
         right("GET", "/api/v1/experiments/{name}/events", On(A::ReadExperiments, Read, Shared)),

@@ -230,7 +230,7 @@ fn operator_commands_over_http_need_authorisation() {
         let foreign = lab.data_dir("elsewhere");
         for (status, head, body) in [
             (403, post(cancel, &[json, "Host: evil.example"]), "{}".to_owned()),
-            (403, post(cancel, &[json, here, "Origin: http://127.0.0.1:9464"]), "{}".to_owned()),
+            (403, post(cancel, &[json, here, "Origin: http://127.0.0.1:1"]), "{}".to_owned()),
             (403, post("/backup", &[json, "Host: evil.example"]), "{}".to_owned()),
             (415, post(cancel, &["Content-Type: text/plain", here]), "{}".to_owned()),
             (413, post(cancel, &[json, here]), " ".repeat(9000)),

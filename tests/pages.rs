@@ -10,6 +10,7 @@ use crate::report::history::{Case, history, measured, plan};
 use crate::report::learning::{cases, fixed, learning_plan};
 use crate::report::{append, case, hostile, reported};
 use crate::study::{arms_study, labelled_study};
+use crate::support::host::Host;
 use crate::support::required::optional;
 use crate::support::{Lab, Learning, Setup, open_log, succeeded};
 
@@ -116,4 +117,42 @@ fn pages_are_accessible_and_fit_every_window() {
     let output = Command::new("node").arg(script).args(&pages.files).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An admin sets a password, creates an experiment, and works with it on the pages of a server.
+#[test]
+fn an_admin_works_on_the_pages_of_a_server() {
+    let Some(tools) = optional(tools()) else { return };
+    let learns = Some(Learning { rounds: 1, steps: 4000 });
+    let setup = Setup { prompts: 8, max_new_tokens: 8, learns, ..Setup::default() };
+    let Some(lab) = Lab::new(&setup) else { return };
+    let (settings, folder) = (lab.data_dir("server.toml"), lab.data_dir("files"));
+    // The models are the server's: a browser sends single files.
+    let mut config = std::fs::read_to_string(lab.config()).unwrap();
+    let policy = lab.policy();
+    let adapter = config.lines().find(|line| line.trim().starts_with("adapter")).unwrap();
+    let adapter = adapter.split('=').nth(1).unwrap().trim().to_owned();
+    let names = format!("[accounts]\nauth = \"accounts\"\n[names]\npolicy = {policy:?}\nadapter = {adapter}\n");
+    std::fs::write(&settings, names).unwrap();
+    config = config.replace(&format!("{policy:?}"), "\"server:policy\"").replace(&adapter, "\"server:adapter\"");
+    config = config.replace("provider = \"cpu\"", "").replace("threads = 1", "").replace("[runtime]", "");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("experiment.toml"), config).unwrap();
+    for name in ["prompts.jsonl", "held-out.jsonl"] {
+        std::fs::copy(lab.config().with_file_name(name), folder.join(name)).unwrap();
+    }
+    let host = Host::start(&lab, "data", &["--config", settings.to_str().unwrap()]);
+    let text = host.text();
+    let invitation = text.lines().find_map(|line| line.split_once("/invitation#")).unwrap().1.trim().to_owned();
+    let address = text.lines().find_map(|line| line.split_once("listening address=")).unwrap().1.trim();
+    let pictures = tools.join("live");
+    std::fs::create_dir_all(&pictures).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pages/live.mjs");
+    let mut node = Command::new("node");
+    node.arg(script).args([&format!("http://{address}"), &invitation]).args([&folder, &pictures]);
+    let output = node.output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}\n{}", host.text());
+    assert!(!host.text().contains("ERROR"), "{}", host.text());
 }

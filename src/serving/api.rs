@@ -40,6 +40,8 @@ use super::gate::Gate;
 use crate::pages;
 use service::Api;
 
+/// Longest body of an order, in bytes.
+const ORDER_BYTES_MAX: usize = 8 << 10;
 /// Longest body, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
@@ -66,7 +68,8 @@ fn all() -> Router<Api> {
     let (routes, description) = described();
     let old = Router::new()
         .route("/experiments/{name}/{action}", post(experiments::order))
-        .route("/backup", post(operations::back_up));
+        .route("/backup", post(operations::back_up))
+        .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
     routes.merge(description::routes(&description)).merge(old).merge(pages::routes())
 }
 

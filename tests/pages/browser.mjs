@@ -45,3 +45,38 @@ export async function open(browser, file, scene, errors = []) {
   await page.goto(pathToFileURL(resolve(file)).href);
   return page;
 }
+
+/** Elements that stick out of the window or of their parent. Runs in the page. */
+export function overflowing() {
+  const name = (element) =>
+    `<${element.tagName.toLowerCase()}${element.className && !element.ownerSVGElement ? ` class="${element.className}"` : ""}> ` +
+    `“${(element.textContent ?? "").trim().replace(/\s+/g, " ").slice(0, 40)}”`;
+  const scrolls = (element) => /auto|scroll|hidden|clip/.test(getComputedStyle(element).overflowX);
+  const width = document.documentElement.clientWidth;
+  const found = [];
+  if (document.documentElement.scrollWidth > width) {
+    found.push(`the page is ${document.documentElement.scrollWidth} px wide in a window of ${width} px`);
+  }
+  for (const element of document.querySelectorAll("body *")) {
+    if (element.closest("svg, noscript, script, [hidden], [aria-hidden=true]") || !element.getClientRects().length) continue;
+    let parent = element.parentElement;
+    while (parent && !scrolls(parent)) parent = parent.parentElement;
+    const { left, right } = element.getBoundingClientRect();
+    if (!parent && (right > width + 0.5 || left < -0.5)) found.push(`${name(element)} leaves the window`);
+    const isBlock = !/inline|table|contents/.test(getComputedStyle(element).display);
+    if (isBlock && element.scrollWidth > element.clientWidth + 1 && !scrolls(element)) {
+      found.push(`${name(element)} is narrower than its content`);
+    }
+  }
+  return found;
+}
+
+/** Findings of axe-core. Runs in the page. */
+export async function inaccessible() {
+  const { violations } = await globalThis.axe.run(document);
+  return violations.flatMap(({ id, help, nodes }) =>
+    nodes.map(({ html, any, all }) => {
+      const why = [...any, ...all].map((check) => check.message).join("; ");
+      return `axe ${id}: ${help}: ${html.replace(/\s+/g, " ").slice(0, 160)} (${why.slice(0, 200)})`;
+    }));
+}

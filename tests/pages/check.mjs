@@ -8,32 +8,7 @@
 // - the first screen of a report answers its two questions.
 
 import { basename } from "node:path";
-import { axe, open, SCENES, withBrowser } from "./browser.mjs";
-
-/** Elements that stick out of the window or of their parent. Runs in the page. */
-function overflowing() {
-  const name = (element) =>
-    `<${element.tagName.toLowerCase()}${element.className && !element.ownerSVGElement ? ` class="${element.className}"` : ""}> ` +
-    `“${(element.textContent ?? "").trim().replace(/\s+/g, " ").slice(0, 40)}”`;
-  const scrolls = (element) => /auto|scroll|hidden|clip/.test(getComputedStyle(element).overflowX);
-  const width = document.documentElement.clientWidth;
-  const found = [];
-  if (document.documentElement.scrollWidth > width) {
-    found.push(`the page is ${document.documentElement.scrollWidth} px wide in a window of ${width} px`);
-  }
-  for (const element of document.querySelectorAll("body *")) {
-    if (element.closest("svg, noscript, script, [hidden], [aria-hidden=true]") || !element.getClientRects().length) continue;
-    let parent = element.parentElement;
-    while (parent && !scrolls(parent)) parent = parent.parentElement;
-    const { left, right } = element.getBoundingClientRect();
-    if (!parent && (right > width + 0.5 || left < -0.5)) found.push(`${name(element)} leaves the window`);
-    const isBlock = !/inline|table|contents/.test(getComputedStyle(element).display);
-    if (isBlock && element.scrollWidth > element.clientWidth + 1 && !scrolls(element)) {
-      found.push(`${name(element)} is narrower than its content`);
-    }
-  }
-  return found;
-}
+import { axe, inaccessible, open, overflowing, SCENES, withBrowser } from "./browser.mjs";
 
 /** Texts of charts that are cut off, overlap or are hard to read. Runs in the page. */
 function illegible() {
@@ -95,16 +70,6 @@ function unanswered() {
     const end = isPhone ? top + 1.5 * parseFloat(getComputedStyle(text).lineHeight) : bottom;
     return end <= innerHeight ? [] : [`the first screen does not answer “${question.textContent}”`];
   });
-}
-
-/** Findings of axe-core. Runs in the page. */
-async function inaccessible() {
-  const { violations } = await globalThis.axe.run(document);
-  return violations.flatMap(({ id, help, nodes }) =>
-    nodes.map(({ html, any, all }) => {
-      const why = [...any, ...all].map((check) => check.message).join("; ");
-      return `axe ${id}: ${help}: ${html.replace(/\s+/g, " ").slice(0, 160)} (${why.slice(0, 200)})`;
-    }));
 }
 
 /** The states of a page that are looked at, each with a name and an action that leads to it. */

@@ -29,7 +29,7 @@ async function send(method, path, body, type = "application/json") {
   }
   const response = await fetch(path, options);
   const text = await response.text();
-  const isJson = (response.headers.get("content-type") ?? "").includes("json");
+  const isJson = /^application\/(problem\+)?json\b/.test(response.headers.get("content-type") ?? "");
   const answer = isJson && text ? JSON.parse(text) : text;
   if (!response.ok) throw new Error(answer.detail ?? `the server answered with ${response.status}`);
   return answer;

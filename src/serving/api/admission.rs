@@ -54,9 +54,16 @@ async fn admitted(admission: &Admission, request: Request, next: Next) -> Result
     let (mut parts, body) = request.into_parts();
     let caller = admission.caller(&parts.method, &parts.headers, &parts.extensions).await?;
     let path = parts.extensions.get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let need = rights::need(&parts.method, &path).ok_or_else(|| {
-        Problem::internal(anyhow::anyhow!("the rights table lacks {} {path}", parts.method))
-    })?;
+    let need = match rights::need(&parts.method, &path) {
+        // The file system has decided already.
+        _ if admission.gate.is_none() => Need::Nothing,
+        Some(need) => need,
+        None if rights::has_path(&path) => {
+            let reason = format!("{} is not allowed here", parts.method);
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, reason));
+        }
+        None => return Err(Problem::internal(anyhow::anyhow!("the rights table lacks {path}"))),
+    };
     let named = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
     let named = named.and_then(|params| {
         params.iter().find(|(key, _)| *key == "name").map(|(_, value)| value.to_owned())
@@ -66,7 +73,7 @@ async fn admitted(admission: &Admission, request: Request, next: Next) -> Result
         let (caller, named, accounts) = (caller.clone(), named.clone(), accounts.clone());
         let check = move || rights::check(&caller, need, named.as_deref(), accounts.as_ref());
         // Only the access of a person to an experiment is read from the accounts.
-        let reads = matches!(need, Need::On(..)) && admission.gate.is_some();
+        let reads = matches!(need, Need::On(..));
         if reads { tokio::task::spawn_blocking(check).await.map_err(Problem::internal)? } else { check() }
     };
     let entry = AuditEntry {

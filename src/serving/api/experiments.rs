@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use dissent_actors::CommandOutcome;
@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::ORDER_BYTES_MAX;
 use super::admission::blocking;
 use super::page::{Params, page_response, rows};
 use super::service::{
@@ -44,8 +45,13 @@ pub(super) fn router() -> OpenApiRouter<Api> {
         .routes(routes!(state))
         .routes(routes!(report))
         .routes(routes!(fork))
-        .routes(routes!(order))
-        .routes(routes!(retry))
+        .merge(orders())
+}
+
+/// The routes whose bodies are short.
+fn orders() -> OpenApiRouter<Api> {
+    let routes = OpenApiRouter::new().routes(routes!(order)).routes(routes!(retry));
+    routes.layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
 }
 
 /// What the server does with an experiment.

@@ -126,6 +126,11 @@ pub(super) fn need(method: &Method, path: &str) -> Option<Need> {
     RIGHTS.iter().find(|right| right.method == method && right.path == path).map(|right| right.need)
 }
 
+/// Whether the table has a path, for any method.
+pub(super) fn has_path(path: &str) -> bool {
+    RIGHTS.iter().any(|right| right.path == path)
+}
+
 /// Checks that a caller has what a route needs. `experiment` is the one that the path names.
 ///
 /// # Errors

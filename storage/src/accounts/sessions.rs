@@ -9,6 +9,8 @@ use super::{Accounts, AccountsError, Person, PersonId, secret};
 pub(super) const IDLE_SECONDS: u64 = 12 * 3600;
 /// Seconds after which a session ends in any case: a week.
 const SECONDS_MAX: u64 = 7 * 86_400;
+/// Maximum number of sessions of a person. Above it, the one that is unused for longest ends.
+const SESSIONS_MAX: u32 = 100;
 /// Seconds between two notes that a session is used: not each request writes.
 const NOTE_SECONDS: u64 = 60;
 
@@ -29,21 +31,41 @@ impl Session {
     }
 }
 
+/// The way in which a session is opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Opener<'a> {
+    /// With a password.
+    Password,
+    /// With the personal link of this id, which expires at this second.
+    Link(&'a str, u64),
+}
+
 /// Begins a session. Returns its secret and its CSRF token.
 pub(super) fn begin(
     connection: &Connection,
     person: &PersonId,
+    opener: Opener<'_>,
     now: u64,
 ) -> Result<(String, String), AccountsError> {
     let (secret, csrf) = (secret::new()?, secret::new()?);
-    // Ended ones go, whose ever they are.
+    let (link, expires_at) = match opener {
+        Opener::Password => (None, now + SECONDS_MAX),
+        // The session ends with its link.
+        Opener::Link(id, expires_at) => (Some(id), expires_at.min(now + SECONDS_MAX)),
+    };
+    // Ended ones of everybody go.
     connection.execute(
         "DELETE FROM sessions WHERE expires_at <= ?1 OR used_at + ?2 <= ?1",
         params![now, IDLE_SECONDS],
     )?;
     connection.execute(
-        "INSERT INTO sessions (hash, person, csrf, used_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![secret::hash(&secret), person.as_str(), csrf, now, now + SECONDS_MAX],
+        "INSERT INTO sessions (hash, person, csrf, used_at, expires_at, link) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![secret::hash(&secret), person.as_str(), csrf, now, expires_at, link],
+    )?;
+    connection.execute(
+        "DELETE FROM sessions WHERE person = ?1 AND hash NOT IN \
+         (SELECT hash FROM sessions WHERE person = ?1 ORDER BY used_at DESC, rowid DESC LIMIT ?2)",
+        params![person.as_str(), SESSIONS_MAX],
     )?;
     Ok((secret, csrf))
 }
@@ -81,5 +103,13 @@ impl Accounts {
     pub fn sign_out(&self, secret: &str) -> Result<(), AccountsError> {
         self.connection().execute("DELETE FROM sessions WHERE hash = ?1", [secret::hash(secret)])?;
         Ok(())
+    }
+
+    /// Ends all sessions of a person. Returns their number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn sign_out_everywhere(&self, person: &PersonId) -> Result<usize, AccountsError> {
+        Ok(self.connection().execute("DELETE FROM sessions WHERE person = ?1", [person.as_str()])?)
     }
 }

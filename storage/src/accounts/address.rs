@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Longest address that is no IP address, in characters.
 const CHARS_MAX: usize = 64;
 
-/// Returns the network by which a client is known. A client chooses freely within the /64 of an IPv6 address, so
-/// the rest is left out. An IPv4 address in an IPv6 one counts as IPv4.
+/// Returns the network by which a client is known. A client chooses freely within the /64 of an IPv6 address,
+/// so the rest is left out. An IPv4 address in an IPv6 one counts as IPv4.
 pub(super) fn network(address: &str) -> String {
     match address.trim().parse::<IpAddr>() {
         Ok(IpAddr::V4(ip)) => ip.to_string(),

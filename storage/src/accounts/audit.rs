@@ -142,9 +142,9 @@ impl Accounts {
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT audit.id, at, person, people.name, via, action, object, request_id, outcome \
-             FROM audit LEFT JOIN people ON people.id = audit.person \
-             WHERE audit.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3) \
+            "SELECT audit.id,at,person,people.name,via,action,object,request_id,outcome \
+             FROM audit LEFT JOIN people ON people.id=audit.person \
+             WHERE audit.id<?1 AND (?2 IS NULL OR person=?2) AND (?3 IS NULL OR object=?3) \
              ORDER BY audit.id DESC LIMIT ?4",
         )?;
         let rows = statement.query_map(params![before, filter.person, filter.object, limit + 1], row)?;

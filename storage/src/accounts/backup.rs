@@ -39,11 +39,11 @@ impl Accounts {
         publish(&copy, &to)
     }
 
-    /// Brings a copy back as the database of a data folder, which no process has open. Returns whether the folder
-    /// has a copy.
+    /// Brings a copy back as the database of a data folder, which no process has open. Returns whether the
+    /// folder has a copy.
     ///
-    /// People whom the copy or the data folder lists as erased stay erased. All sessions end. Tokens and links
-    /// that were revoked after the backup are valid again: revoke them again.
+    /// People whom the copy or the data folder lists as erased stay erased. All sessions end. Tokens and
+    /// links that were revoked after the backup are valid again: revoke them again.
     ///
     /// # Errors
     /// If the copy cannot be read, or the data folder has accounts already. Then the data folder has no more

@@ -25,8 +25,8 @@ pub(super) fn beside(database: &Path) -> PathBuf {
     database.with_file_name(LIST)
 }
 
-/// Returns the ids of a list. A missing list is empty, and an unfinished last line is ignored: its erasure was
-/// not committed.
+/// Returns the ids of a list. A missing list is empty, and an unfinished last line is ignored: its erasure
+/// was not committed.
 ///
 /// # Errors
 /// If the list cannot be read, or a line is damaged.

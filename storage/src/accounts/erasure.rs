@@ -10,8 +10,8 @@ use super::{Accounts, AccountsError, PersonId, Role, erased_list};
 const ERASED: &str = "erased";
 
 impl Accounts {
-    /// Erases a person: name, password, sessions, addresses, tokens, links, shares, subscriptions, and the key of
-    /// their comments. The audit trail and kept answers lose the name. The id stays known as erased.
+    /// Erases a person: name, password, sessions, addresses, tokens, links, shares, subscriptions, and the
+    /// key of their comments. The audit trail and kept answers lose the name. The id stays known as erased.
     ///
     /// This cannot be undone. The id is written to a list beside the database first. After a failure of the
     /// database, the next start erases the person.

@@ -43,8 +43,8 @@ fn owner(person: Option<&PersonId>) -> &str {
 }
 
 impl Accounts {
-    /// Looks up the key of a request, and takes it if it is new. A key belongs to its caller. `request` is a hash
-    /// of method, path and body.
+    /// Looks up the key of a request, and takes it if it is new. A key belongs to its caller. `request` is a
+    /// hash of method, path and body.
     ///
     /// # Errors
     /// If the key is empty or too long, the caller has too many keys, or the database fails.

@@ -1,4 +1,5 @@
-//! Links with a secret: personal ones open sessions, invitations set a password, and one makes the first admin.
+//! Links with a secret: personal ones open sessions, invitations set a password, and one makes the first
+//! admin.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
@@ -179,8 +180,8 @@ impl Accounts {
         })
     }
 
-    /// Makes the link with which the first admin sets a name and a password; `None` if an admin has a password.
-    /// An earlier link ends.
+    /// Makes the link with which the first admin sets a name and a password; `None` if an admin has a
+    /// password. An earlier link ends.
     ///
     /// # Errors
     /// If the database fails.
@@ -194,8 +195,8 @@ impl Accounts {
         })
     }
 
-    /// Sets a password by an invitation, which ends, and opens a session. With the link of the first admin, adds
-    /// an admin of this name.
+    /// Sets a password by an invitation, which ends, and opens a session. With the link of the first admin,
+    /// adds an admin of this name.
     ///
     /// # Errors
     /// If the invitation is unknown, used or expired, or the name or the password is not allowed.

@@ -1,10 +1,10 @@
 //! The accounts of people and programs, and what belongs to them.
 //!
-//! Accounts change and are private, so they are no events. They are in one SQLite database beside the event log.
-//! Events name people by an opaque id ([`PersonId`]), which says nothing once its person is erased.
+//! Accounts change and are private, so they are no events. They are in one SQLite database beside the event
+//! log. Events name people by an opaque id ([`PersonId`]), which says nothing once its person is erased.
 //!
-//! Secrets are shown once, when they are made, and kept as hashes. Times are seconds since 1970 UTC, given by the
-//! caller. All functions block for a read or a write of the database.
+//! Secrets are shown once, when they are made, and kept as hashes. Times are seconds since 1970 UTC, given by
+//! the caller. All functions block for a read or a write of the database.
 
 mod address;
 mod audit;

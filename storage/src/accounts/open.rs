@@ -19,7 +19,8 @@ pub const AUDIT_DAYS: u64 = 400;
 /// Longest wait for another process that uses the database.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// The changes of the database from each version to the next one. A change is never edited: add a further one.
+/// The changes of the database from each version to the next one. A change is never edited: add a further
+/// one.
 const MIGRATIONS: [&str; 2] = [include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 /// The accounts of a data folder. Clones share the database.

@@ -235,8 +235,8 @@ impl Accounts {
     /// Changes a person. With a revision, only if it is still that of the person.
     ///
     /// # Errors
-    /// If the person is unknown, the name is not allowed or taken, the revision is another, or nobody would be
-    /// admin.
+    /// If the person is unknown, the name is not allowed or taken, the revision is another, or nobody would
+    /// be admin.
     pub fn change(
         &self,
         id: &PersonId,

@@ -163,7 +163,8 @@ impl Action {
 /// | role | may |
 /// |---|---|
 /// | admin | everything |
-/// | researcher | read, create, order and share experiments; tables and exports; judgements; uploads; people's names; links of annotators; own tokens; webhooks; the state of the server |
+/// | researcher | what a viewer may; create, order and share experiments; exports; judgements; uploads |
+/// | | people's names; links of annotators; webhooks; the state of the server; own tasks |
 /// | annotator | read and judge own tasks |
 /// | viewer | read experiments and tables; own tokens |
 /// | worker | take steps; own tokens |
@@ -196,8 +197,8 @@ pub const fn may(role: Role, action: Action) -> bool {
     }
 }
 
-/// Whether a person of role `role` may make and revoke personal links of a person of role `of`. A link acts as its
-/// person, so it must not give more rights than its maker has.
+/// Whether a person of role `role` may make and revoke personal links of a person of role `of`. A link acts
+/// as its person, so it must not give more rights than its maker has.
 #[must_use]
 pub const fn may_link(role: Role, of: Role) -> bool {
     may(role, Action::ManageLinks)

@@ -27,7 +27,8 @@ pub struct SignedIn {
 impl Accounts {
     /// Opens a session for a name and its password. `address` is that of the client.
     ///
-    /// Wrong passwords are throttled before they are hashed. An unknown name takes as long as a wrong password.
+    /// Wrong passwords are throttled before they are hashed. An unknown name takes as long as a wrong
+    /// password.
     ///
     /// # Errors
     /// If the name or the password is wrong, the person is disabled, or there were too many attempts.

@@ -3,8 +3,8 @@
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// Returns the signature of a delivery, for a header: `t=SECONDS,v1=HEX`. It is the HMAC-SHA256, with the secret of
-/// the subscription, of the time, a dot and the body.
+/// Returns the signature of a delivery, for a header: `t=SECONDS,v1=HEX`. It is the HMAC-SHA256, with the
+/// secret of the subscription, of the time, a dot and the body.
 #[must_use]
 pub fn signature(secret: &str, at: u64, body: &str) -> String {
     use std::fmt::Write as _;
@@ -17,8 +17,8 @@ pub fn signature(secret: &str, at: u64, body: &str) -> String {
     text
 }
 
-/// Whether a header is the signature of a body, made at most `seconds_max` before or after `now`. Compares in a
-/// time that does not depend on the secret.
+/// Whether a header is the signature of a body, made at most `seconds_max` before or after `now`. Compares in
+/// a time that does not depend on the secret.
 #[must_use]
 pub fn verify_signature(secret: &str, header: &str, body: &str, now: u64, seconds_max: u64) -> bool {
     let parts = header.strip_prefix("t=").and_then(|rest| rest.split_once(",v1="));

@@ -6,8 +6,8 @@
 //! | from one address | names that never signed in from there |
 //! | of one name | that name at addresses where it never signed in |
 //!
-//! So an attacker locks out neither others nor, at their usual address, the owner of the name. An attempt counts
-//! from its begin, so attempts at the same time count, too. A refused attempt does not count.
+//! So an attacker locks out neither others nor, at their usual address, the owner of the name. An attempt
+//! counts from its begin, so attempts at the same time count, too. A refused attempt does not count.
 
 use std::collections::HashMap;
 
@@ -52,8 +52,8 @@ pub(super) struct Attempt {
 }
 
 impl Throttle {
-    /// Begins an attempt. `is_usual`: the person signed in from this address before. It counts as failed until
-    /// [`succeeded`](Self::succeeded) or [`cancelled`](Self::cancelled).
+    /// Begins an attempt. `is_usual`: the person signed in from this address before. It counts as failed
+    /// until [`succeeded`](Self::succeeded) or [`cancelled`](Self::cancelled).
     ///
     /// # Errors
     /// If there were too many failures.
@@ -265,7 +265,7 @@ mod tests {
     }
 
     proptest! {
-        /// The wait that is told suffices, and is never longer than the limit.
+        /// The returned wait suffices, and is never longer than the limit.
         #[test]
         fn who_waits_as_told_is_checked(steps in prop::collection::vec((0_u8..3, 0_u8..3, 0_u64..100), 1..200)) {
             let mut throttle = Throttle::default();

@@ -10,8 +10,9 @@ use super::target::check_url;
 use super::tokens::{json, parse};
 use super::{Accounts, AccountsError, PersonId, secret};
 
-/// Maximum number of subscriptions of a server.
-const WEBHOOKS_MAX: u64 = 100;
+/// Maximum number of subscriptions of a server, and of one owner.
+const WEBHOOKS_MAX: u64 = 1000;
+const OF_OWNER_MAX: u64 = 100;
 
 /// An event that a subscription may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,9 +77,12 @@ impl Accounts {
         }
         let made = NewWebhook { id: secret::name()?, secret: secret::new()? };
         self.change_all(|connection| {
-            let count: u64 = connection.query_row("SELECT count(*) FROM webhooks", [], |row| row.get(0))?;
-            if count >= WEBHOOKS_MAX {
-                let reason = format!("at most {WEBHOOKS_MAX} subscriptions: delete others first");
+            let query = "SELECT count(*), count(CASE WHEN owner IS ?1 THEN 1 END) FROM webhooks";
+            let (all, of_owner): (u64, u64) =
+                connection
+                    .query_row(query, [owner.map(PersonId::as_str)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if all >= WEBHOOKS_MAX || of_owner >= OF_OWNER_MAX {
+                let reason = format!("at most {OF_OWNER_MAX} subscriptions: delete others first");
                 return Err(AccountsError::bad("webhooks", reason));
             }
             connection.execute(
@@ -141,8 +145,8 @@ impl Accounts {
         if deleted == 0 { Err(AccountsError::NotFound { what: "webhook" }) } else { Ok(()) }
     }
 
-    /// Switches a subscription on or off, of this person or of anybody. Deliveries that are due wait while it is
-    /// off, and new events are not noted.
+    /// Switches a subscription on or off, of this person or of anybody. Deliveries that are due wait while it
+    /// is off, and new events are not noted.
     ///
     /// # Errors
     /// If there is none.

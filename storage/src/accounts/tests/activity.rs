@@ -215,3 +215,17 @@ fn deliveries_are_bounded_and_ended_ones_are_known_for_a_month() {
     let large = "x".repeat((64 << 10) + 1);
     assert!(accounts.enqueue(WebhookEvent::RoundWaits, "e", "k", &large, NOW).is_err());
 }
+
+#[test]
+fn one_owner_cannot_take_all_subscriptions() {
+    let place = Place::new();
+    let [ann, ben] = ["ann", "ben"].map(|name| place.person(name, Role::Researcher));
+    let create = |owner: Option<&PersonId>| {
+        place.accounts.create_webhook(owner, "https://x", &[WebhookEvent::RoundWaits], None, NOW)
+    };
+    for _ in 0..100 {
+        create(Some(&ann)).unwrap();
+    }
+    assert!(matches!(create(Some(&ann)), Err(AccountsError::BadInput { field: "webhooks", .. })));
+    assert!(create(Some(&ben)).is_ok() && create(None).is_ok());
+}

@@ -216,6 +216,22 @@ fn people_whom_only_the_backup_knows_as_erased_stay_erased() {
     assert_eq!(accounts.erased().unwrap().len(), 2);
 }
 
+#[test]
+fn two_texts_of_one_event_are_sealed_with_different_nonces() {
+    let place = Place::new();
+    let ann = place.person("ann", Role::Annotator);
+    let seal = |text: &str| place.accounts.seal(&ann, event("a"), text).unwrap();
+    let (a, b) = (seal("The first lies."), seal("The second lies."));
+    let nonce = "sealed:1:".len() + 32;
+    assert!(a.starts_with("sealed:1:") && a[..nonce] != b[..nonce]);
+    let mixed = format!("{}{}", &a[..nonce], &b[nonce..]);
+    assert_eq!(place.accounts.unseal(&ann, event("a"), &mixed).unwrap(), None);
+    assert!(place.accounts.seal(&ann, event("a"), &"x".repeat((256 << 10) + 1)).is_err());
+    for cut in 0..a.len() {
+        assert_eq!(place.accounts.unseal(&ann, event("a"), &a[..cut]).unwrap(), None);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]

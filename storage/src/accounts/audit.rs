@@ -14,8 +14,10 @@ const TEXT_BYTES_MAX: usize = 500;
 pub enum Channel {
     /// The user of the server's host, or the control token.
     Local,
-    /// A session.
+    /// A session that was opened with a password.
     Session,
+    /// A session that was opened with the personal link of this id.
+    Link(String),
     /// The API token of this id.
     Token(String),
     /// Nobody.
@@ -27,6 +29,7 @@ impl Channel {
         match self {
             Self::Local => "local".to_owned(),
             Self::Session => "session".to_owned(),
+            Self::Link(id) => format!("link {id}"),
             Self::Token(id) => format!("token {id}"),
             Self::Nobody => "nobody".to_owned(),
         }
@@ -83,6 +86,8 @@ pub struct AuditRow {
     /// What came of it.
     pub outcome: String,
 }
+
+const COLUMNS: &str = "a.id, at, person, name, via, action, object, request_id, outcome";
 
 fn prune(connection: &Connection, days: u64, now: u64) -> Result<usize, AccountsError> {
     let oldest = now.saturating_sub(days.saturating_mul(86_400));
@@ -141,12 +146,12 @@ impl Accounts {
         })?;
         let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT audit.id,at,person,people.name,via,action,object,request_id,outcome \
-             FROM audit LEFT JOIN people ON people.id=audit.person \
-             WHERE audit.id<?1 AND (?2 IS NULL OR person=?2) AND (?3 IS NULL OR object=?3) \
-             ORDER BY audit.id DESC LIMIT ?4",
-        )?;
+        let query = format!(
+            "SELECT {COLUMNS} FROM audit AS a LEFT JOIN people AS p ON p.id = person \
+             WHERE a.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3) \
+             ORDER BY a.id DESC LIMIT ?4"
+        );
+        let mut statement = connection.prepare_cached(&query)?;
         let rows = statement.query_map(params![before, filter.person, filter.object, limit + 1], row)?;
         let mut rows: Vec<AuditRow> = rows.collect::<Result<_, _>>()?;
         let more = rows.len() > limit;

@@ -1,5 +1,6 @@
 //! People: their names, roles and states.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -211,6 +212,23 @@ impl Accounts {
     /// If there is none, or the database fails.
     pub fn person_named(&self, name: &str) -> Result<Person, AccountsError> {
         find_named(&self.connection(), name)?.ok_or(AccountsError::NotFound { what: "person" })
+    }
+
+    /// Returns the names of people. Unknown and erased ones are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn names(&self, people: &[PersonId]) -> Result<BTreeMap<PersonId, String>, AccountsError> {
+        let connection = self.connection();
+        let query = "SELECT name FROM people WHERE id = ?1 AND is_erased = 0";
+        let mut statement = connection.prepare_cached(query)?;
+        let mut names = BTreeMap::new();
+        for id in people {
+            if let Some(name) = statement.query_row([id.as_str()], |row| row.get(0)).optional()? {
+                names.insert(id.clone(), name);
+            }
+        }
+        Ok(names)
     }
 
     /// Returns a page of the people who are not erased, by name. A page has 1 to 1000 rows.

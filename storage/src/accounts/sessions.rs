@@ -21,6 +21,8 @@ pub struct Session {
     pub person: Person,
     /// The token that pages send with each change.
     pub csrf: String,
+    /// The id of the personal link that opened the session, if one did.
+    pub link: Option<String>,
 }
 
 impl Session {
@@ -78,11 +80,11 @@ impl Accounts {
     pub fn session(&self, secret: &str, now: u64) -> Result<Session, AccountsError> {
         let hash = secret::hash(secret);
         let connection = self.connection();
-        let found: Option<(String, String, u64, u64)> = connection
-            .prepare_cached("SELECT person, csrf, used_at, expires_at FROM sessions WHERE hash = ?1")?
-            .query_row([&hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        let found: Option<(String, String, u64, u64, Option<String>)> = connection
+            .prepare_cached("SELECT person, csrf, used_at, expires_at, link FROM sessions WHERE hash = ?1")?
+            .query_row([&hash], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
             .optional()?;
-        let Some((person, csrf, used_at, expires_at)) = found else { return Err(AccountsError::Ended) };
+        let (person, csrf, used_at, expires_at, link) = found.ok_or(AccountsError::Ended)?;
         if now >= expires_at || now >= used_at + IDLE_SECONDS {
             return Err(AccountsError::Ended);
         }
@@ -93,7 +95,7 @@ impl Accounts {
         if now >= used_at + NOTE_SECONDS {
             connection.execute("UPDATE sessions SET used_at = ?2 WHERE hash = ?1", params![hash, now])?;
         }
-        Ok(Session { person, csrf })
+        Ok(Session { person, csrf, link })
     }
 
     /// Ends a session. An unknown one is no error.

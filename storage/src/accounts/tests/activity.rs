@@ -124,6 +124,31 @@ fn the_retention_of_the_audit_trail_can_be_set() {
 }
 
 #[test]
+fn the_audit_trail_names_how_the_caller_was_known() {
+    let place = Place::new();
+    let channels = [
+        Channel::Local,
+        Channel::Session,
+        Channel::Link("l".into()),
+        Channel::Token("t".into()),
+        Channel::Nobody,
+    ];
+    let entries = channels.map(|via| AuditEntry {
+        at: NOW,
+        person: None,
+        via,
+        action: String::new(),
+        object: String::new(),
+        request_id: String::new(),
+        outcome: String::new(),
+    });
+    place.accounts.record(&entries).unwrap();
+    let rows = place.accounts.audit(&AuditFilter::default(), 10, None).unwrap().rows;
+    let via: Vec<&str> = rows.iter().rev().map(|row| row.via.as_str()).collect();
+    assert_eq!(via, ["local", "session", "link l", "token t", "nobody"]);
+}
+
+#[test]
 fn kept_answers_and_keys_are_bounded() {
     let place = Place::new();
     let accounts = &place.accounts;

@@ -176,6 +176,7 @@ fn a_link_ends_only_its_own_sessions_and_they_end_with_it() {
     );
     assert_eq!(accounts.link(&link.secret, NOW).unwrap().id, ann);
     let by_link = accounts.open_link(&link.secret, NOW).unwrap().secret;
+    assert_eq!(accounts.session(&by_link, NOW).unwrap().link, Some(link.id.clone()));
     let by_other = accounts.open_link(&other.secret, NOW).unwrap().secret;
     let by_password = accounts.sign_in("ann", PASSWORD, "a", NOW).unwrap().secret;
     assert!(accounts.session(&by_link, NOW + HOUR - 1).is_ok());
@@ -183,7 +184,8 @@ fn a_link_ends_only_its_own_sessions_and_they_end_with_it() {
     assert!(matches!(accounts.link(&link.secret, NOW + HOUR), Err(AccountsError::Ended)));
     accounts.revoke_link(&link.id).unwrap();
     assert!(accounts.session(&by_link, NOW).is_err());
-    assert!(accounts.session(&by_other, NOW).is_ok() && accounts.session(&by_password, NOW).is_ok());
+    assert!(accounts.session(&by_other, NOW).is_ok());
+    assert_eq!(accounts.session(&by_password, NOW).unwrap().link, None);
 }
 
 #[test]
@@ -290,4 +292,41 @@ fn no_secret_is_kept_in_the_database() {
     for secret in [&session, &token, &link, &invitation, &PASSWORD.to_owned()] {
         assert!(!holds(place.folder.path(), secret.as_bytes()), "{secret}");
     }
+}
+
+#[test]
+fn every_refused_sign_in_costs_one_hash_and_a_throttled_one_none() {
+    let place = Place::new();
+    let accounts = &place.accounts;
+    let disabled = place.with_password("disabled", Role::Viewer);
+    let change = PersonChange { disabled: Some(true), ..PersonChange::default() };
+    accounts.change(&disabled, &change, None).unwrap();
+    place.person("without", Role::Viewer);
+    place.with_password("ann", Role::Viewer);
+    let cost = |name: &str, password: &str| {
+        let before = accounts.passwords().hashes();
+        let refused = accounts.sign_in(name, password, name, NOW);
+        assert!(refused.is_err(), "{name}");
+        accounts.passwords().hashes() - before
+    };
+    for name in ["disabled", "without", "ann", "unknown", "", &"x".repeat(5000)] {
+        assert_eq!(cost(name, "wrong password"), 1, "{name}");
+    }
+    assert_eq!((cost("disabled", PASSWORD), cost("without", "")), (1, 1));
+    (0..10).for_each(|_| drop(accounts.sign_in("ann", "wrong password", "ann", NOW)));
+    assert_eq!(cost("ann", PASSWORD), 0);
+}
+
+#[test]
+fn a_session_with_a_stolen_cookie_cannot_guess_the_password() {
+    let place = Place::new();
+    let accounts = &place.accounts;
+    let ann = place.with_password("ann", Role::Viewer);
+    let session = accounts.sign_in("ann", PASSWORD, "home", NOW).unwrap();
+    let change = |old: &str, now| accounts.change_password(&ann, old, "battery staple", &session.secret, now);
+    let checked = (0..100).filter(|_| matches!(change("guess", NOW), Err(AccountsError::WrongCredentials)));
+    assert_eq!(checked.count(), 5);
+    assert!(matches!(change(PASSWORD, NOW), Err(AccountsError::Throttled { .. })));
+    assert!(accounts.sign_in("ann", PASSWORD, "home", NOW).is_ok(), "signing in is not affected");
+    change(PASSWORD, NOW + HOUR).unwrap();
 }

@@ -1,5 +1,9 @@
 //! People and their experiments.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
 use super::*;
 use crate::accounts::{Access, AccountsError, PersonChange};
 
@@ -110,6 +114,11 @@ fn people_are_found_by_name_and_keep_it_within_a_revision() {
     assert!(accounts.person_named("ann").is_err() && accounts.person_named("anna").is_ok());
     assert!(matches!(accounts.change(&ann, &rename("A"), Some(2)), Err(AccountsError::Stale)));
     assert_eq!(place.person("Ann", Role::Viewer).as_str().len(), 18);
+    let stranger: PersonId = "p_0000000000000000".parse().unwrap();
+    place.person("root", Role::Admin);
+    accounts.erase(&ben).unwrap();
+    let names = accounts.names(&[ann.clone(), ben, stranger]).unwrap();
+    assert_eq!(names, BTreeMap::from([(ann, "Anna".to_owned())]));
 }
 
 #[test]
@@ -136,4 +145,54 @@ fn pages_have_at_least_one_row_and_end() {
     let all = place.accounts.people(usize::MAX, None).unwrap();
     assert!(all.rows.len() == 3 && all.next.is_none());
     assert!(place.accounts.people(10, Some("n2")).unwrap().rows.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Shares are those of a map from experiment and person to access.
+    #[test]
+    fn shares_are_those_of_a_model(steps in prop::collection::vec((0_usize..2, 0_usize..3, 0_u8..4), 1..30)) {
+        let place = Place::new();
+        let accounts = &place.accounts;
+        let people = ["ann", "ben", "cy"].map(|name| place.person(name, Role::Researcher));
+        let experiments = ["e", "f"];
+        let mut model: BTreeMap<(&str, &PersonId), Access> = BTreeMap::new();
+        for (experiment, person, step) in steps {
+            let (experiment, person) = (experiments[experiment], &people[person]);
+            let is_owner = model.get(&(experiment, person)) == Some(&Access::Owner);
+            let is_ok = match step {
+                0 => {
+                    let of_it = model.iter_mut().filter(|((of, _), _)| *of == experiment);
+                    of_it.filter(|(_, access)| **access == Access::Owner).for_each(|(_, access)| *access = Access::Write);
+                    model.insert((experiment, person), Access::Owner);
+                    accounts.set_owner(experiment, person).is_ok()
+                }
+                3 => {
+                    let is_shared = model.contains_key(&(experiment, person)) && !is_owner;
+                    if is_shared {
+                        model.remove(&(experiment, person));
+                    }
+                    accounts.unshare(experiment, person).is_ok() == is_shared
+                }
+                step => {
+                    let access = if step == 1 { Access::Read } else { Access::Write };
+                    if !is_owner {
+                        model.insert((experiment, person), access);
+                    }
+                    accounts.share(experiment, person, access).is_ok() != is_owner
+                }
+            };
+            prop_assert!(is_ok);
+            for person in &people {
+                let expected: BTreeSet<&str> =
+                    experiments.into_iter().filter(|of| model.contains_key(&(*of, person))).collect();
+                let visible = accounts.visible(person).unwrap();
+                prop_assert_eq!(visible.iter().map(String::as_str).collect::<BTreeSet<_>>(), expected);
+                for experiment in experiments {
+                    let access = accounts.access(person, experiment).unwrap();
+                    prop_assert_eq!(access, model.get(&(experiment, person)).copied());
+                }
+            }
+        }
+    }
 }

@@ -88,6 +88,7 @@ pub struct AuditRow {
 }
 
 const COLUMNS: &str = "a.id, at, person, name, via, action, object, request_id, outcome";
+const FILTER: &str = "a.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3)";
 
 fn prune(connection: &Connection, days: u64, now: u64) -> Result<usize, AccountsError> {
     let oldest = now.saturating_sub(days.saturating_mul(86_400));
@@ -148,8 +149,7 @@ impl Accounts {
         let connection = self.connection();
         let query = format!(
             "SELECT {COLUMNS} FROM audit AS a LEFT JOIN people AS p ON p.id = person \
-             WHERE a.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3) \
-             ORDER BY a.id DESC LIMIT ?4"
+             WHERE {FILTER} ORDER BY a.id DESC LIMIT ?4"
         );
         let mut statement = connection.prepare_cached(&query)?;
         let rows = statement.query_map(params![before, filter.person, filter.object, limit + 1], row)?;

@@ -29,11 +29,7 @@ impl Accounts {
             return Err(AccountsError::bad("text", format!("use at most {TEXT_BYTES_MAX} bytes")));
         }
         let key = self.seal_key(person)?.ok_or(AccountsError::NotFound { what: "person" })?;
-        let nonce = nonce(&key, event, text);
-        let payload = Payload { msg: text.as_bytes(), aad: event.0.as_bytes() };
-        let sealed = XChaCha20Poly1305::new(&key.into()).encrypt(&XNonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| AccountsError::Damaged("a text cannot be sealed".to_owned()))?;
-        Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([nonce.as_slice(), &sealed].concat())))
+        close(&key, event, text).ok_or_else(|| AccountsError::Damaged("a text cannot be sealed".to_owned()))
     }
 
     /// Returns the text of a sealed comment; `None` if the person is erased or unknown, the comment is
@@ -59,6 +55,13 @@ impl Accounts {
     }
 }
 
+fn close(key: &Key, event: EventId, text: &str) -> Option<String> {
+    let nonce = nonce(key, event, text);
+    let payload = Payload { msg: text.as_bytes(), aad: event.0.as_bytes() };
+    let sealed = XChaCha20Poly1305::new(&(*key).into()).encrypt(&XNonce::from(nonce), payload).ok()?;
+    Some(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([nonce.as_slice(), &sealed].concat())))
+}
+
 fn open(key: &Key, event: EventId, sealed: &str) -> Option<String> {
     let bytes = URL_SAFE_NO_PAD.decode(sealed.strip_prefix(PREFIX)?).ok()?;
     let (nonce, sealed) = bytes.split_first_chunk::<NONCE_BYTES>()?;
@@ -75,4 +78,43 @@ fn nonce(key: &Key, event: EventId, text: &str) -> [u8; NONCE_BYTES] {
     let mut hasher = blake3::Hasher::new_keyed(&key);
     hasher.update(event.0.as_bytes()).update(text.as_bytes()).finalize_xof().fill(&mut nonce);
     nonce
+}
+
+#[cfg(test)]
+mod tests {
+    use dissent_domain::id::ExperimentId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(name: &str) -> EventId {
+        EventId::of_experiment(&ExperimentId::new(name).unwrap())
+    }
+
+    /// Sealed comments are kept for years: the form does not change.
+    #[test]
+    fn the_form_is_frozen() {
+        let sealed = close(&[7; 32], event("a"), "The first lies.").unwrap();
+        let frozen = "sealed:1:d7PcJ1wNhHKqeoviIlTBTIjCD2NevIYHPLH9CQ8porRvrk8nD8DlhEbqTQuJLYdq7K9Hwc2-Rw";
+        assert_eq!(sealed, frozen);
+        assert_eq!(open(&[7; 32], event("a"), frozen).as_deref(), Some("The first lies."));
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_is_opened_by_its_key_and_event_only(text in ".{0,300}", of in "[a-z]{1,9}", key: Key, bit: usize) {
+            let sealed = close(&key, event(&of), &text).unwrap();
+            prop_assert_eq!(open(&key, event(&of), &sealed), Some(text.clone()));
+            prop_assert_eq!(&close(&key, event(&of), &text).unwrap(), &sealed);
+            prop_assert_eq!(open(&key, event("other-event"), &sealed), None);
+            let mut other = key;
+            other[bit % 32] ^= 1 << (bit % 8);
+            prop_assert_eq!(open(&other, event(&of), &sealed), None);
+            let mut bytes = URL_SAFE_NO_PAD.decode(&sealed[PREFIX.len()..]).unwrap();
+            let at = bit % bytes.len();
+            bytes[at] ^= 1 << (bit % 8);
+            let damaged = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes));
+            prop_assert_eq!(open(&key, event(&of), &damaged), None);
+        }
+    }
 }

@@ -17,7 +17,8 @@ impl Accounts {
     /// database, the next start erases the person.
     ///
     /// # Errors
-    /// If the person is unknown or the last admin, or the list or the database cannot be written.
+    /// If the person is unknown or the last admin, or the list or the database cannot be written. With
+    /// [`NotWiped`](AccountsError::NotWiped) the person is erased, but the files still hold old bytes.
     pub fn erase(&self, person: &PersonId) -> Result<(), AccountsError> {
         let list = erased_list::beside(self.path());
         self.change_all(|connection| {
@@ -81,8 +82,17 @@ impl Accounts {
     /// Writes the database anew, so that no page holds bytes of deleted rows.
     fn compact(&self) -> Result<(), AccountsError> {
         let connection = self.connection();
-        connection.execute_batch("VACUUM")?;
-        if checkpoint(&connection)? { Ok(()) } else { Err(AccountsError::NotWiped) }
+        let vacuumed = connection.execute_batch("VACUUM");
+        let is_in_use = |error: &rusqlite::Error| {
+            use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+            matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+        };
+        match vacuumed {
+            Ok(()) if checkpoint(&connection)? => Ok(()),
+            Ok(()) => Err(AccountsError::NotWiped),
+            Err(error) if is_in_use(&error) => Err(AccountsError::NotWiped),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

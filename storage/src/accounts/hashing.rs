@@ -19,7 +19,7 @@ const PASSES: u32 = 2;
 const HASHES_MAX: usize = 4;
 /// Calls that run or wait, in all and of one client. Each holds a thread of the caller.
 const CALLS_MAX: usize = 64;
-const CALLS_OF_CLIENT_MAX: usize = 2;
+const CALLS_OF_CLIENT_MAX: usize = 4;
 /// Longest wait for a turn.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -202,16 +202,17 @@ mod tests {
         };
         let running = passwords.turn(Some("a")).unwrap();
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| passwords.turn(Some("a")).is_ok());
-            wait_for(2);
-            assert!(is_busy("a"), "a third call of the client is refused at once");
-            let others: Vec<_> = (2..CALLS_MAX)
+            let same: Vec<_> =
+                (1..CALLS_OF_CLIENT_MAX).map(|_| scope.spawn(|| passwords.turn(Some("a")).is_ok())).collect();
+            wait_for(CALLS_OF_CLIENT_MAX);
+            assert!(is_busy("a"), "a further call of the client is refused at once");
+            let others: Vec<_> = (CALLS_OF_CLIENT_MAX..CALLS_MAX)
                 .map(|n| scope.spawn(move || passwords.turn(Some(&format!("client {n}"))).is_ok()))
                 .collect();
             wait_for(CALLS_MAX);
             assert!(is_busy("b"), "all places are taken");
             drop(running);
-            assert!(second.join().unwrap() && others.into_iter().all(|other| other.join().unwrap()));
+            assert!(same.into_iter().chain(others).all(|call| call.join().unwrap()));
         });
         let calls = passwords.calls();
         assert_eq!((calls.running, calls.all, calls.by_client.len()), (0, 0, 0));

@@ -147,7 +147,18 @@ impl Accounts {
         if revoked == 0 { Err(AccountsError::NotFound { what: "link" }) } else { Ok(()) }
     }
 
-    /// Returns the person of a personal link, and opens no session.
+    /// Returns the person of the personal link of this id, such as to check who may revoke it.
+    ///
+    /// # Errors
+    /// If there is none, or the database fails.
+    pub fn person_of_link(&self, id: &str) -> Result<Person, AccountsError> {
+        let connection = self.connection();
+        let query = "SELECT person FROM links WHERE id = ?1 AND kind = 'personal'";
+        let found: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
+        find(&connection, &found.ok_or(AccountsError::NotFound { what: "link" })?.parse()?)
+    }
+
+    /// Returns the person of the secret of a personal link, and opens no session.
     ///
     /// # Errors
     /// If the link is unknown, expired or revoked, or its person is disabled or an admin.

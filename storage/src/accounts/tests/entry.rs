@@ -175,6 +175,8 @@ fn a_link_ends_only_its_own_sessions_and_they_end_with_it() {
         accounts.create_link(&ann, NOW + DAY, NOW).unwrap(),
     );
     assert_eq!(accounts.link(&link.secret, NOW).unwrap().id, ann);
+    assert_eq!(accounts.person_of_link(&link.id).unwrap().id, ann);
+    assert!(matches!(accounts.person_of_link(&link.secret), Err(AccountsError::NotFound { what: "link" })));
     let by_link = accounts.open_link(&link.secret, NOW).unwrap().secret;
     assert_eq!(accounts.session(&by_link, NOW).unwrap().link, Some(link.id.clone()));
     let by_other = accounts.open_link(&other.secret, NOW).unwrap().secret;

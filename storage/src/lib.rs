@@ -1,5 +1,6 @@
-//! Durable storage: the event log on sled ([`SledLog`]), the log in memory ([`MemoryLog`]), content-addressed
-//! files ([`ArtifactStore`]), export and import of a log ([`transfer`]), and the [`accounts`] of people on SQLite.
+//! Durable storage: the event log on sled ([`SledLog`]), the log in memory ([`MemoryLog`]), and
+//! content-addressed files ([`ArtifactStore`]). Export and import of a log are in [`transfer`]. People have
+//! their [`accounts`] in a database of SQLite.
 
 pub mod accounts;
 mod artifact;

@@ -1,12 +1,11 @@
 //! The audit trail: who read and changed what.
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+use super::people::PAGE_ROWS_MAX;
 use super::{Accounts, AccountsError, Page, PersonId};
 
-/// Seconds after which an entry is removed: 400 days.
-const KEPT_SECONDS: u64 = 400 * 86_400;
 /// Longest text of a column, in bytes: paths come from clients.
 const TEXT_BYTES_MAX: usize = 500;
 
@@ -15,8 +14,10 @@ const TEXT_BYTES_MAX: usize = 500;
 pub enum Channel {
     /// The user of the server's host, or the control token.
     Local,
-    /// A session.
+    /// A session that was opened with a password.
     Session,
+    /// A session that was opened with the personal link of this id.
+    Link(String),
     /// The API token of this id.
     Token(String),
     /// Nobody.
@@ -28,6 +29,7 @@ impl Channel {
         match self {
             Self::Local => "local".to_owned(),
             Self::Session => "session".to_owned(),
+            Self::Link(id) => format!("link {id}"),
             Self::Token(id) => format!("token {id}"),
             Self::Nobody => "nobody".to_owned(),
         }
@@ -69,9 +71,9 @@ pub struct AuditRow {
     pub id: i64,
     /// Seconds since 1970 UTC.
     pub at: u64,
-    /// The person; `None` without an account, or once the person is erased.
+    /// The person; `None` without an account. The id of an erased person stays.
     pub person: Option<String>,
-    /// Their name.
+    /// Their name; `None` once the person is erased.
     pub name: Option<String>,
     /// By what the caller was known.
     pub via: String,
@@ -83,6 +85,14 @@ pub struct AuditRow {
     pub request_id: String,
     /// What came of it.
     pub outcome: String,
+}
+
+const COLUMNS: &str = "a.id, at, person, name, via, action, object, request_id, outcome";
+const FILTER: &str = "a.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3)";
+
+fn prune(connection: &Connection, days: u64, now: u64) -> Result<usize, AccountsError> {
+    let oldest = now.saturating_sub(days.saturating_mul(86_400));
+    Ok(connection.execute("DELETE FROM audit WHERE at < ?1", [oldest])?)
 }
 
 fn short(text: &str) -> &str {
@@ -103,18 +113,26 @@ impl Accounts {
             for entry in entries {
                 let AuditEntry { at, person, via, action, object, request_id, outcome } = entry;
                 let person = person.as_ref().map(PersonId::as_str);
-                let (action, object) = (short(action), short(object));
+                let [action, object, request_id, outcome] =
+                    [action, object, request_id, outcome].map(|text| short(text));
                 insert.execute(params![at, person, via.text(), action, object, request_id, outcome])?;
             }
             if let Some(latest) = entries.iter().map(|entry| entry.at).max() {
-                let oldest = latest.saturating_sub(KEPT_SECONDS);
-                connection.execute("DELETE FROM audit WHERE at < ?1", [oldest])?;
+                prune(connection, self.audit_days(), latest)?;
             }
             Ok(())
         })
     }
 
-    /// Returns a page of entries, the latest first.
+    /// Removes the entries that are too old. Returns their number.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn prune_audit(&self, now: u64) -> Result<usize, AccountsError> {
+        prune(&self.connection(), self.audit_days(), now)
+    }
+
+    /// Returns a page of entries, the latest first. A page has 1 to 1000 rows.
     ///
     /// # Errors
     /// If the cursor is none, or the database fails.
@@ -127,13 +145,13 @@ impl Accounts {
         let before = cursor.map_or(Ok(i64::MAX), |cursor| {
             cursor.parse().map_err(|_| AccountsError::bad("cursor", "send `next` of the page before"))
         })?;
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT audit.id, at, person, people.name, via, action, object, request_id, outcome \
-             FROM audit LEFT JOIN people ON people.id = audit.person \
-             WHERE audit.id < ?1 AND (?2 IS NULL OR person = ?2) AND (?3 IS NULL OR object = ?3) \
-             ORDER BY audit.id DESC LIMIT ?4",
-        )?;
+        let query = format!(
+            "SELECT {COLUMNS} FROM audit AS a LEFT JOIN people AS p ON p.id = person \
+             WHERE {FILTER} ORDER BY a.id DESC LIMIT ?4"
+        );
+        let mut statement = connection.prepare_cached(&query)?;
         let rows = statement.query_map(params![before, filter.person, filter.object, limit + 1], row)?;
         let mut rows: Vec<AuditRow> = rows.collect::<Result<_, _>>()?;
         let more = rows.len() > limit;

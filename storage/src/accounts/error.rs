@@ -1,47 +1,47 @@
-//! Why the accounts refuse something.
+//! Errors of the accounts.
 
-/// Why the accounts refuse something, or cannot be used.
+/// An error of the accounts, by what the caller can do.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     /// There is no such person, link, token or subscription.
     #[error("unknown {what}")]
     NotFound {
-        /// What is missing.
+        /// The missing thing.
         what: &'static str,
     },
     /// Another person has the name.
     #[error("the name is taken: choose another one")]
     NameTaken,
-    /// Nobody would be left who may manage people.
+    /// No admin would be left.
     #[error("this is the last admin: make another person admin first")]
     LastAdmin,
     /// The name or the password is wrong.
     #[error("the name or the password is wrong")]
     WrongCredentials,
-    /// Too many wrong passwords.
-    #[error("too many wrong passwords: wait {retry_after_seconds} s")]
+    /// Too many attempts, or too many at the same time.
+    #[error("too many attempts: wait {retry_after_seconds} s")]
     Throttled {
-        /// Seconds until the next attempt is looked at.
+        /// Seconds until the next attempt is accepted.
         retry_after_seconds: u64,
     },
     /// The session, token, link or invitation is unknown, expired, used or revoked.
-    #[error("it is unknown, expired, used or revoked")]
+    #[error("the secret is unknown, expired, used or revoked: sign in again, or ask for a new one")]
     Ended,
     /// The person may not have this.
     #[error("{reason}")]
     Forbidden {
-        /// Why not.
+        /// The rule.
         reason: &'static str,
     },
-    /// Somebody changed it since it was read.
-    #[error("it was changed in between: read it again")]
+    /// Another caller changed the person since the revision.
+    #[error("the person was changed since this revision: read the person again")]
     Stale,
     /// A value is not allowed.
     #[error("{field}: {reason}")]
     BadInput {
         /// The field.
         field: &'static str,
-        /// What is allowed.
+        /// The allowed values.
         reason: String,
     },
     /// A later version of the program wrote the database.
@@ -52,19 +52,22 @@ pub enum AccountsError {
         /// The last version that this program knows.
         known: i64,
     },
+    /// The person is erased, but another process keeps old bytes of the database in use.
+    #[error("the person is erased, but the files still hold old bytes: restart the server to remove them")]
+    NotWiped,
     /// A file beside the database cannot be read or written.
     #[error("failed to {what}")]
     Io {
-        /// What failed.
+        /// The operation and its file.
         what: String,
-        /// The cause.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A stored value is damaged.
     #[error("the accounts are damaged: {0}")]
     Damaged(String),
-    /// The database fails.
-    #[error("the database of accounts fails")]
+    /// SQLite failed.
+    #[error("the database of accounts failed")]
     Sqlite(#[from] rusqlite::Error),
 }
 

@@ -1,15 +1,21 @@
-//! Links with a secret: personal ones open sessions, invitations set a password, and one makes the first admin.
+//! Links with a secret: personal ones open sessions, invitations set a password, and one makes the first
+//! admin.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::people::{self, find};
-use super::{Accounts, AccountsError, PersonId, Role, SignedIn, passwords, secret};
+use super::sessions::Opener;
+use super::sign_in::signed_in;
+use super::{Accounts, AccountsError, Person, PersonId, Role, SignedIn, hashing, passwords, secret};
 
 /// Longest life of a link, in seconds.
 const SECONDS_MAX: u64 = 366 * 86_400;
 /// Life of the first admin's link, in seconds.
 const FIRST_ADMIN_SECONDS: u64 = 86_400;
+
+/// Maximum number of personal links of a person.
+const LINKS_MAX: u64 = 100;
 
 const PERSONAL: &str = "personal";
 const INVITATION: &str = "invitation";
@@ -64,33 +70,54 @@ struct Opened {
     id: String,
     kind: String,
     person: Option<PersonId>,
+    expires_at: u64,
 }
 
 fn open(connection: &Connection, secret: &str, now: u64) -> Result<Opened, AccountsError> {
-    let found: Option<(String, String, Option<String>)> = connection
+    let found: Option<(String, String, Option<String>, u64)> = connection
         .query_row(
-            "SELECT id, kind, person FROM links WHERE hash = ?1 AND expires_at > ?2",
+            "SELECT id, kind, person, expires_at FROM links WHERE hash = ?1 AND expires_at > ?2",
             params![secret::hash(secret), now],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
         )
         .optional()?;
-    let (id, kind, person) = found.ok_or(AccountsError::Ended)?;
+    let (id, kind, person, expires_at) = found.ok_or(AccountsError::Ended)?;
     let person = person.map(|person| person.parse()).transpose()?;
-    Ok(Opened { id, kind, person })
+    Ok(Opened { id, kind, person, expires_at })
+}
+
+/// Returns the personal link of a secret, with its person.
+fn open_personal(connection: &Connection, secret: &str, now: u64) -> Result<(Opened, Person), AccountsError> {
+    let opened = open(connection, secret, now)?;
+    let id = opened.person.as_ref().filter(|_| opened.kind == PERSONAL).ok_or(AccountsError::Ended)?;
+    let person = find(connection, id)?;
+    if person.disabled || person.role == Role::Admin {
+        return Err(AccountsError::Ended);
+    }
+    Ok((opened, person))
 }
 
 impl Accounts {
     /// Makes a personal link, which opens sessions without a password until it expires or is revoked.
     ///
     /// # Errors
-    /// If the person is unknown or an admin, or the time is not allowed.
+    /// If the person is unknown or an admin or has too many links, or the time is not allowed.
     pub fn create_link(&self, person: &PersonId, until: u64, now: u64) -> Result<NewLink, AccountsError> {
         check_life(until, now)?;
         self.change_all(|connection| {
             if find(connection, person)?.role == Role::Admin {
                 return Err(AccountsError::Forbidden { reason: "an admin signs in with a password" });
             }
-            insert(connection, PERSONAL, Some(person), until, now)
+            let link = insert(connection, PERSONAL, Some(person), until, now)?;
+            let count: u64 = connection.query_row(
+                "SELECT count(*) FROM links WHERE person = ?1 AND kind = 'personal'",
+                [person.as_str()],
+                |row| row.get(0),
+            )?;
+            if count > LINKS_MAX {
+                return Err(AccountsError::bad("links", format!("at most {LINKS_MAX}: revoke others first")));
+            }
+            Ok(link)
         })
     }
 
@@ -115,33 +142,39 @@ impl Accounts {
     /// # Errors
     /// If there is none.
     pub fn revoke_link(&self, id: &str) -> Result<(), AccountsError> {
-        self.change_all(|connection| {
-            let person: Option<String> = connection
-                .query_row("SELECT person FROM links WHERE id = ?1 AND kind = 'personal'", [id], |row| {
-                    row.get(0)
-                })
-                .optional()?;
-            let person = person.ok_or(AccountsError::NotFound { what: "link" })?;
-            connection.execute("DELETE FROM links WHERE id = ?1", [id])?;
-            people::end_sessions(connection, &person.parse()?)
-        })
+        let query = "DELETE FROM links WHERE id = ?1 AND kind = 'personal'";
+        let revoked = self.connection().execute(query, [id])?;
+        if revoked == 0 { Err(AccountsError::NotFound { what: "link" }) } else { Ok(()) }
     }
 
-    /// Opens a session with a personal link.
+    /// Returns the person of the personal link of this id, such as to check who may revoke it.
+    ///
+    /// # Errors
+    /// If there is none, or the database fails.
+    pub fn person_of_link(&self, id: &str) -> Result<Person, AccountsError> {
+        let connection = self.connection();
+        let query = "SELECT person FROM links WHERE id = ?1 AND kind = 'personal'";
+        let found: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
+        find(&connection, &found.ok_or(AccountsError::NotFound { what: "link" })?.parse()?)
+    }
+
+    /// Returns the person of the secret of a personal link, and opens no session.
+    ///
+    /// # Errors
+    /// If the link is unknown, expired or revoked, or its person is disabled or an admin.
+    pub fn link(&self, secret: &str, now: u64) -> Result<Person, AccountsError> {
+        open_personal(&self.connection(), secret, now).map(|(_, person)| person)
+    }
+
+    /// Opens a session with a personal link. It ends with the link.
     ///
     /// # Errors
     /// If the link is unknown, expired or revoked, or its person is disabled or an admin.
     pub fn open_link(&self, secret: &str, now: u64) -> Result<SignedIn, AccountsError> {
-        let person = {
-            let connection = self.connection();
-            let opened = open(&connection, secret, now)?;
-            let person = opened.person.filter(|_| opened.kind == PERSONAL).ok_or(AccountsError::Ended)?;
-            find(&connection, &person)?
-        };
-        if person.disabled || person.role == Role::Admin {
-            return Err(AccountsError::Ended);
-        }
-        self.open_session(person, None, now)
+        self.change_all(|connection| {
+            let (link, person) = open_personal(connection, secret, now)?;
+            signed_in(connection, person, Opener::Link(&link.id, link.expires_at), now)
+        })
     }
 
     /// Makes an invitation, with which a person sets a password once. An earlier one ends.
@@ -152,16 +185,14 @@ impl Accounts {
         check_life(until, now)?;
         self.change_all(|connection| {
             find(connection, person)?;
-            connection.execute(
-                "DELETE FROM links WHERE person = ?1 AND kind = 'invitation'",
-                [person.as_str()],
-            )?;
+            connection
+                .execute("DELETE FROM links WHERE person = ?1 AND kind = 'invitation'", [person.as_str()])?;
             Ok(insert(connection, INVITATION, Some(person), until, now)?.secret)
         })
     }
 
-    /// Makes the link with which the first admin sets a name and a password; `None` if an admin has a password.
-    /// An earlier link ends.
+    /// Makes the link with which the first admin sets a name and a password; `None` if an admin has a
+    /// password. An earlier link ends.
     ///
     /// # Errors
     /// If the database fails.
@@ -175,8 +206,8 @@ impl Accounts {
         })
     }
 
-    /// Sets a password by an invitation, which ends, and opens a session. With the link of the first admin, adds
-    /// an admin of this name.
+    /// Sets a password by an invitation, which ends, and opens a session. With the link of the first admin,
+    /// adds an admin of this name.
     ///
     /// # Errors
     /// If the invitation is unknown, used or expired, or the name or the password is not allowed.
@@ -187,14 +218,14 @@ impl Accounts {
         password: &str,
         now: u64,
     ) -> Result<SignedIn, AccountsError> {
-        passwords::check(password)?;
+        hashing::check(password)?;
         // Hashed only for a secret that is right, and not while the database is in use.
         let is_usable = open(&self.connection(), secret, now)?.kind != PERSONAL;
         if !is_usable {
             return Err(AccountsError::Ended);
         }
         let hash = self.passwords().hash(password)?;
-        let person = self.change_all(|connection| {
+        self.change_all(|connection| {
             let opened = open(connection, secret, now)?;
             let id = match (opened.kind.as_str(), opened.person) {
                 (INVITATION, Some(person)) => person,
@@ -208,9 +239,21 @@ impl Accounts {
             people::end_sessions(connection, &id)?;
             passwords::set(connection, &id, &hash)?;
             let person = find(connection, &id)?;
-            if person.disabled { Err(AccountsError::Ended) } else { Ok(person) }
-        })?;
-        self.open_session(person, None, now)
+            if person.disabled {
+                return Err(AccountsError::Ended);
+            }
+            signed_in(connection, person, Opener::Password, now)
+        })
+    }
+
+    /// Ends the invitation of a person. Without one, nothing happens.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn revoke_invitation(&self, person: &PersonId) -> Result<(), AccountsError> {
+        let query = "DELETE FROM links WHERE person = ?1 AND kind = 'invitation'";
+        self.connection().execute(query, [person.as_str()])?;
+        Ok(())
     }
 }
 

@@ -1,15 +1,17 @@
 //! People: their names, roles and states.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::names::{check_name, key};
 use super::{Accounts, AccountsError, Role, secret};
 
-/// Longest name, in characters.
-const NAME_CHARS_MAX: usize = 80;
+/// Maximum number of rows of a page.
+pub(super) const PAGE_ROWS_MAX: usize = 1000;
 const PREFIX: &str = "p_";
 const ID_CHARS: usize = 16;
 
@@ -87,7 +89,7 @@ pub struct Person {
 pub struct PersonChange {
     /// A new name.
     pub name: Option<String>,
-    /// A new role. Sessions of the person end.
+    /// A new role. Sessions of the person end, and personal links of a new admin.
     pub role: Option<Role>,
     /// Whether the person may not sign in. Sessions of a disabled person end.
     pub disabled: Option<bool>,
@@ -140,25 +142,6 @@ pub(super) fn find_named(connection: &Connection, name: &str) -> Result<Option<P
     let query = format!("SELECT {COLUMNS} FROM people WHERE name_key = ?1");
     let found = connection.query_row(&query, [key(name)], raw).optional()?;
     found.map(checked).transpose()
-}
-
-/// Returns a name as it is kept.
-///
-/// # Errors
-/// If it is empty, too long, or has control characters.
-pub(super) fn check_name(name: &str) -> Result<&str, AccountsError> {
-    let name = name.trim();
-    let is_allowed = |c: char| !c.is_control() && !('\u{200e}'..='\u{202e}').contains(&c);
-    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || !name.chars().all(is_allowed) {
-        let reason = format!("use 1 to {NAME_CHARS_MAX} characters, none of them a control character");
-        return Err(AccountsError::bad("name", reason));
-    }
-    Ok(name)
-}
-
-/// The part of a name in which it must differ from others.
-pub(super) fn key(name: &str) -> String {
-    name.trim().to_lowercase()
 }
 
 /// Adds a person.
@@ -223,11 +206,37 @@ impl Accounts {
         find(&self.connection(), id)
     }
 
-    /// Returns a page of the people who are not erased, by name.
+    /// Returns the person of a name, in any case.
+    ///
+    /// # Errors
+    /// If there is none, or the database fails.
+    pub fn person_named(&self, name: &str) -> Result<Person, AccountsError> {
+        find_named(&self.connection(), name)?.ok_or(AccountsError::NotFound { what: "person" })
+    }
+
+    /// Returns the names of people. Unknown and erased ones are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn names(&self, people: &[PersonId]) -> Result<BTreeMap<PersonId, String>, AccountsError> {
+        let connection = self.connection();
+        let query = "SELECT name FROM people WHERE id = ?1 AND is_erased = 0";
+        let mut statement = connection.prepare_cached(query)?;
+        let mut names = BTreeMap::new();
+        for id in people {
+            if let Some(name) = statement.query_row([id.as_str()], |row| row.get(0)).optional()? {
+                names.insert(id.clone(), name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Returns a page of the people who are not erased, by name. A page has 1 to 1000 rows.
     ///
     /// # Errors
     /// If the database fails.
     pub fn people(&self, limit: usize, cursor: Option<&str>) -> Result<Page<Person>, AccountsError> {
+        let limit = limit.clamp(1, PAGE_ROWS_MAX);
         let connection = self.connection();
         let query = format!(
             "SELECT {COLUMNS} FROM people WHERE is_erased = 0 AND name_key > ?1 ORDER BY name_key LIMIT ?2"
@@ -244,8 +253,8 @@ impl Accounts {
     /// Changes a person. With a revision, only if it is still that of the person.
     ///
     /// # Errors
-    /// If the person is unknown, the name is not allowed or taken, the revision is another, or nobody would be
-    /// admin.
+    /// If the person is unknown, the name is not allowed or taken, the revision is another, or nobody would
+    /// be admin.
     pub fn change(
         &self,
         id: &PersonId,
@@ -273,6 +282,11 @@ impl Accounts {
                 .map_err(taken)?;
             if role != before.role || disabled {
                 end_sessions(connection, id)?;
+            }
+            if role == Role::Admin {
+                // An admin signs in with a password: a link that was given away opens no admin session.
+                connection
+                    .execute("DELETE FROM links WHERE person = ?1 AND kind = 'personal'", [id.as_str()])?;
             }
             find(connection, id)
         })

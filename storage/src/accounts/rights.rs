@@ -51,9 +51,7 @@ impl FromStr for Role {
 
     fn from_str(name: &str) -> Result<Self, AccountsError> {
         let found = Self::ALL.into_iter().find(|role| role.name() == name);
-        found.ok_or_else(|| {
-            AccountsError::bad("role", "use admin, researcher, annotator, viewer or worker")
-        })
+        found.ok_or_else(|| AccountsError::bad("role", "use admin, researcher, annotator, viewer or worker"))
     }
 }
 
@@ -92,6 +90,8 @@ pub enum Action {
     ReadExperiments,
     /// Read tables, with the texts and scores of completions.
     ReadTables,
+    /// Export whole tables.
+    Export,
     /// Create and fork experiments.
     CreateExperiments,
     /// Start, pause, resume, cancel and retry.
@@ -100,6 +100,8 @@ pub enum Action {
     ShareExperiments,
     /// Send judgements of any annotator.
     SendJudgements,
+    /// Read the own tasks, without a score.
+    ReadTasks,
     /// Judge the own tasks.
     JudgeTasks,
     /// Upload the files of configurations.
@@ -114,6 +116,8 @@ pub enum Action {
     ManageLinks,
     /// Make and revoke own API tokens.
     ManageOwnTokens,
+    /// List and revoke the API tokens of everybody.
+    ManageAllTokens,
     /// Subscribe to events by webhooks.
     ManageWebhooks,
     /// Read who read and changed what.
@@ -128,13 +132,15 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::ReadExperiments,
         Self::ReadTables,
+        Self::Export,
         Self::CreateExperiments,
         Self::OrderExperiments,
         Self::ShareExperiments,
         Self::SendJudgements,
+        Self::ReadTasks,
         Self::JudgeTasks,
         Self::UploadArtifacts,
         Self::ReadPeople,
@@ -142,6 +148,7 @@ impl Action {
         Self::ErasePeople,
         Self::ManageLinks,
         Self::ManageOwnTokens,
+        Self::ManageAllTokens,
         Self::ManageWebhooks,
         Self::ReadAudit,
         Self::ReadServer,
@@ -156,8 +163,9 @@ impl Action {
 /// | role | may |
 /// |---|---|
 /// | admin | everything |
-/// | researcher | read, create, order and share experiments; tables; judgements; uploads; people's names; links; own tokens; webhooks; the state of the server |
-/// | annotator | judge own tasks |
+/// | researcher | what a viewer may; create, order and share experiments; exports; judgements; uploads |
+/// | | people's names; links of annotators; webhooks; the state of the server; own tasks |
+/// | annotator | read and judge own tasks |
 /// | viewer | read experiments and tables; own tokens |
 /// | worker | take steps; own tokens |
 #[must_use]
@@ -169,10 +177,12 @@ pub const fn may(role: Role, action: Action) -> bool {
             action,
             A::ReadExperiments
                 | A::ReadTables
+                | A::Export
                 | A::CreateExperiments
                 | A::OrderExperiments
                 | A::ShareExperiments
                 | A::SendJudgements
+                | A::ReadTasks
                 | A::JudgeTasks
                 | A::UploadArtifacts
                 | A::ReadPeople
@@ -181,10 +191,22 @@ pub const fn may(role: Role, action: Action) -> bool {
                 | A::ManageWebhooks
                 | A::ReadServer
         ),
-        Role::Annotator => matches!(action, A::JudgeTasks),
+        Role::Annotator => matches!(action, A::ReadTasks | A::JudgeTasks),
         Role::Viewer => matches!(action, A::ReadExperiments | A::ReadTables | A::ManageOwnTokens),
         Role::Worker => matches!(action, A::Work | A::ManageOwnTokens),
     }
+}
+
+/// Whether a person of role `role` may make and revoke personal links of a person of role `of`. A link acts
+/// as its person, so it must not give more rights than its maker has.
+#[must_use]
+pub const fn may_link(role: Role, of: Role) -> bool {
+    may(role, Action::ManageLinks)
+        && match role {
+            Role::Admin => !matches!(of, Role::Admin),
+            Role::Researcher => matches!(of, Role::Annotator),
+            Role::Annotator | Role::Viewer | Role::Worker => false,
+        }
 }
 
 #[cfg(test)]
@@ -193,9 +215,9 @@ mod tests {
 
     /// The table, as people read it: one letter a role that may.
     const TABLE: &str = "\
-        ReadExperiments A R V\nReadTables A R V\nCreateExperiments A R\nOrderExperiments A R\nShareExperiments A R\n\
-        SendJudgements A R\nJudgeTasks A R N\nUploadArtifacts A R\nReadPeople A R\nManagePeople A\nErasePeople A\n\
-        ManageLinks A R\nManageOwnTokens A R V W\nManageWebhooks A R\nReadAudit A\nReadServer A R\nOperate A\nWork A W\n";
+        ReadExperiments A R V\nReadTables A R V\nExport A R\nCreateExperiments A R\nOrderExperiments A R\nShareExperiments A R\n\
+        SendJudgements A R\nReadTasks A R N\nJudgeTasks A R N\nUploadArtifacts A R\nReadPeople A R\nManagePeople A\nErasePeople A\n\
+        ManageLinks A R\nManageOwnTokens A R V W\nManageAllTokens A\nManageWebhooks A R\nReadAudit A\nReadServer A R\nOperate A\nWork A W\n";
 
     #[test]
     fn each_role_may_do_what_the_table_says_and_nothing_else() {
@@ -226,5 +248,20 @@ mod tests {
             assert_eq!(serde_json::to_value(role).unwrap(), role.name());
         }
         assert!("root".parse::<Role>().is_err());
+    }
+
+    #[test]
+    fn links_give_no_more_rights_than_their_maker_has() {
+        for (role, of) in Role::ALL.into_iter().flat_map(|role| Role::ALL.map(|of| (role, of))) {
+            let is_expected = match role {
+                Role::Admin => of != Role::Admin,
+                Role::Researcher => of == Role::Annotator,
+                Role::Annotator | Role::Viewer | Role::Worker => false,
+            };
+            assert_eq!(may_link(role, of), is_expected, "{role} {of}");
+            if may_link(role, of) {
+                assert!(Action::ALL.into_iter().all(|action| may(role, action) || !may(of, action)));
+            }
+        }
     }
 }

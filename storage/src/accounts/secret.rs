@@ -42,8 +42,8 @@ pub(super) fn hash(secret: &str) -> Vec<u8> {
 }
 
 /// Whether two secrets are equal, in a time that says nothing about them.
-pub(super) fn same(a: &str, b: &str) -> bool {
-    a.as_bytes().ct_eq(b.as_bytes()).into()
+pub(super) fn same(a: impl AsRef<[u8]>, b: impl AsRef<[u8]>) -> bool {
+    a.as_ref().ct_eq(b.as_ref()).into()
 }
 
 #[cfg(test)]

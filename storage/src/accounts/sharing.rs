@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
+use super::names::check_key;
 use super::people::find;
 use super::{Accounts, AccountsError, PersonId};
 
@@ -40,6 +41,9 @@ impl FromStr for Access {
     }
 }
 
+/// Maximum number of people with access to an experiment.
+const SHARES_MAX: u64 = 1000;
+
 /// A person with access to an experiment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Share {
@@ -51,37 +55,69 @@ pub struct Share {
     pub access: Access,
 }
 
+fn put(
+    connection: &Connection,
+    experiment: &str,
+    person: &PersonId,
+    access: Access,
+) -> Result<(), AccountsError> {
+    connection.execute(
+        "INSERT INTO shares (experiment, person, access) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (experiment, person) DO UPDATE SET access = excluded.access",
+        params![experiment, person.as_str(), access.name()],
+    )?;
+    Ok(())
+}
+
+fn access_of(
+    connection: &Connection,
+    person: &PersonId,
+    experiment: &str,
+) -> Result<Option<Access>, AccountsError> {
+    let found: Option<String> = connection
+        .prepare_cached("SELECT access FROM shares WHERE experiment = ?1 AND person = ?2")?
+        .query_row([experiment, person.as_str()], |row| row.get(0))
+        .optional()?;
+    found.map(|access| access.parse()).transpose()
+}
+
 impl Accounts {
-    /// Notes who owns a new experiment.
+    /// Sets the owner of an experiment. An earlier owner keeps write access.
     ///
     /// # Errors
-    /// If the person is unknown.
+    /// If the person is unknown, or the experiment's id is not allowed.
     pub fn set_owner(&self, experiment: &str, person: &PersonId) -> Result<(), AccountsError> {
-        self.put_share(experiment, person, Access::Owner)
+        check_key("experiment", experiment)?;
+        self.change_all(|connection| {
+            find(connection, person)?;
+            connection.execute(
+                "UPDATE shares SET access = 'write' WHERE experiment = ?1 AND access = 'owner'",
+                [experiment],
+            )?;
+            put(connection, experiment, person, Access::Owner)
+        })
     }
 
     /// Shares an experiment with a person, for reading or writing.
     ///
     /// # Errors
-    /// If the person is unknown or the owner.
+    /// If the person is unknown or the owner, or the experiment is shared with 1000 people.
     pub fn share(&self, experiment: &str, person: &PersonId, access: Access) -> Result<(), AccountsError> {
+        check_key("experiment", experiment)?;
         if access == Access::Owner {
             return Err(AccountsError::bad("access", "use read or write"));
         }
-        if self.access(person, experiment)? == Some(Access::Owner) {
-            return Err(AccountsError::Forbidden { reason: "the person owns the experiment" });
-        }
-        self.put_share(experiment, person, access)
-    }
-
-    fn put_share(&self, experiment: &str, person: &PersonId, access: Access) -> Result<(), AccountsError> {
         self.change_all(|connection| {
             find(connection, person)?;
-            connection.execute(
-                "INSERT INTO shares (experiment, person, access) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT DO UPDATE SET access = excluded.access",
-                params![experiment, person.as_str(), access.name()],
-            )?;
+            if access_of(connection, person, experiment)? == Some(Access::Owner) {
+                return Err(AccountsError::Forbidden { reason: "the person owns the experiment" });
+            }
+            put(connection, experiment, person, access)?;
+            let query = "SELECT count(*) FROM shares WHERE experiment = ?1";
+            let count: u64 = connection.query_row(query, [experiment], |row| row.get(0))?;
+            if count > SHARES_MAX {
+                return Err(AccountsError::bad("shares", format!("at most {SHARES_MAX} people")));
+            }
             Ok(())
         })
     }
@@ -98,17 +134,13 @@ impl Accounts {
         if removed == 0 { Err(AccountsError::NotFound { what: "share" }) } else { Ok(()) }
     }
 
-    /// Returns what a person may do with an experiment; `None`: not even know of it.
+    /// Returns the access of a person to an experiment; `None` if the person may not know of it. Roles do not
+    /// count: an admin has access without a share.
     ///
     /// # Errors
     /// If the database fails.
     pub fn access(&self, person: &PersonId, experiment: &str) -> Result<Option<Access>, AccountsError> {
-        let connection = self.connection();
-        let found: Option<String> = connection
-            .prepare_cached("SELECT access FROM shares WHERE experiment = ?1 AND person = ?2")?
-            .query_row([experiment, person.as_str()], |row| row.get(0))
-            .optional()?;
-        found.map(|access| access.parse()).transpose()
+        access_of(&self.connection(), person, experiment)
     }
 
     /// Returns the experiments that a person may read.
@@ -117,8 +149,8 @@ impl Accounts {
     /// If the database fails.
     pub fn visible(&self, person: &PersonId) -> Result<Vec<String>, AccountsError> {
         let connection = self.connection();
-        let mut statement =
-            connection.prepare_cached("SELECT experiment FROM shares WHERE person = ?1 ORDER BY experiment")?;
+        let mut statement = connection
+            .prepare_cached("SELECT experiment FROM shares WHERE person = ?1 ORDER BY experiment")?;
         let rows = statement.query_map([person.as_str()], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -133,9 +165,8 @@ impl Accounts {
             "SELECT people.id, coalesce(people.name, ''), shares.access FROM shares JOIN people \
              ON people.id = shares.person WHERE experiment = ?1 ORDER BY access = 'owner' DESC, name_key",
         )?;
-        let rows = statement.query_map([experiment], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?))
-        })?;
+        let rows = statement
+            .query_map([experiment], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?)))?;
         rows.map(|row| {
             let (person, name, access) = row?;
             Ok(Share { person, name, access: access.parse()? })

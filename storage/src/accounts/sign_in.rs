@@ -1,11 +1,15 @@
 //! Sign in with a name and a password.
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::passwords::is_too_long;
-use super::people::find_named;
-use super::sessions::{IDLE_SECONDS, begin};
+use super::address::network;
+use super::passwords::kept;
+use super::people::{find, find_named};
+use super::sessions::{IDLE_SECONDS, Opener, begin};
 use super::{Accounts, AccountsError, Person, PersonId};
+
+/// Addresses that are kept of a person.
+const ADDRESSES_MAX: u32 = 20;
 
 /// A person who has just signed in.
 #[derive(Debug, Clone)]
@@ -23,10 +27,11 @@ pub struct SignedIn {
 impl Accounts {
     /// Opens a session for a name and its password. `address` is that of the client.
     ///
-    /// Wrong passwords are throttled before they are hashed. An unknown name takes as long as a wrong password.
+    /// Wrong passwords are throttled before they are hashed. An unknown name takes as long as a wrong
+    /// password.
     ///
     /// # Errors
-    /// If the name or the password is wrong, the person is disabled, or there were too many wrong passwords.
+    /// If the name or the password is wrong, the person is disabled, or there were too many attempts.
     pub fn sign_in(
         &self,
         name: &str,
@@ -34,66 +39,70 @@ impl Accounts {
         address: &str,
         now: u64,
     ) -> Result<SignedIn, AccountsError> {
-        let person = find_named(&self.connection(), name)?.filter(|person| !person.disabled);
-        let is_usual = match &person {
-            Some(person) => self.is_usual(&person.id, address)?,
-            None => false,
-        };
-        // Long texts would fill the table.
-        let name: String = name.chars().take(200).collect();
-        let attempt = self.throttle().begin(&name, address, is_usual, now)?;
-        let hash: Option<String> = match &person {
-            Some(person) => self.connection().query_row(
-                "SELECT password FROM people WHERE id = ?1",
-                [person.id.as_str()],
-                |row| row.get(0),
-            )?,
-            None => None,
-        };
-        let is_right = !is_too_long(password) && self.passwords().is_right(password, hash.as_deref());
-        let Some(person) = person.filter(|_| is_right) else {
-            self.throttle().failed(attempt, now);
-            return Err(AccountsError::WrongCredentials);
-        };
-        self.throttle().succeeded(&attempt);
-        self.open_session(person, Some(address), now)
-    }
-
-    /// Opens a session of a person who proved who they are.
-    pub(super) fn open_session(
-        &self,
-        person: Person,
-        address: Option<&str>,
-        now: u64,
-    ) -> Result<SignedIn, AccountsError> {
-        let (secret, csrf) = self.change_all(|connection| {
-            if let Some(address) = address {
-                connection.execute(
-                    "INSERT INTO addresses (person, address, at) VALUES (?1, ?2, ?3) \
-                     ON CONFLICT DO UPDATE SET at = excluded.at",
-                    params![person.id.as_str(), address, now],
-                )?;
-                // The latest few: a person does not sign in from many places.
-                connection.execute(
-                    "DELETE FROM addresses WHERE person = ?1 AND address NOT IN \
-                     (SELECT address FROM addresses WHERE person = ?1 ORDER BY at DESC LIMIT 20)",
-                    [person.id.as_str()],
-                )?;
+        let network = network(address);
+        let (person, hash, is_usual) = {
+            let connection = self.connection();
+            let person = find_named(&connection, name)?.filter(|person| !person.disabled);
+            match person {
+                Some(person) => {
+                    let (hash, is_usual) =
+                        (kept(&connection, &person.id)?, is_usual(&connection, &person.id, &network)?);
+                    (Some(person), hash, is_usual)
+                }
+                None => (None, None, false),
             }
-            begin(connection, &person.id, now)
-        })?;
-        Ok(SignedIn { person, secret, csrf, seconds: IDLE_SECONDS })
+        };
+        let attempt = self.throttle().begin(name, &network, is_usual, now)?;
+        let checked = self.passwords().is_right(password, hash.as_deref(), &network);
+        let is_right = checked.inspect_err(|_| self.throttle().cancelled(&attempt))?;
+        let person = person.filter(|_| is_right).ok_or(AccountsError::WrongCredentials)?;
+        self.throttle().succeeded(&attempt);
+        self.change_all(|connection| {
+            // The person may have changed while the password was hashed.
+            let is_same = kept(connection, &person.id)? == hash;
+            let person = find(connection, &person.id).ok().filter(|person| is_same && !person.disabled);
+            let person = person.ok_or(AccountsError::WrongCredentials)?;
+            note_address(connection, &person.id, &network, now)?;
+            signed_in(connection, person, Opener::Password, now)
+        })
     }
+}
 
-    fn is_usual(&self, person: &PersonId, address: &str) -> Result<bool, AccountsError> {
-        let found: Option<i64> = self
-            .connection()
-            .query_row(
-                "SELECT 1 FROM addresses WHERE person = ?1 AND address = ?2",
-                [person.as_str(), address],
-                |row| row.get(0),
-            )
-            .optional()?;
-        Ok(found.is_some())
-    }
+/// Opens a session of a person who proved who they are.
+pub(super) fn signed_in(
+    connection: &Connection,
+    person: Person,
+    opener: Opener<'_>,
+    now: u64,
+) -> Result<SignedIn, AccountsError> {
+    let (secret, csrf) = begin(connection, &person.id, opener, now)?;
+    Ok(SignedIn { person, secret, csrf, seconds: IDLE_SECONDS })
+}
+
+/// Whether a person signed in from a network before.
+fn is_usual(connection: &Connection, person: &PersonId, network: &str) -> Result<bool, AccountsError> {
+    let query = "SELECT 1 FROM addresses WHERE person = ?1 AND address = ?2";
+    let found: Option<i64> =
+        connection.query_row(query, [person.as_str(), network], |row| row.get(0)).optional()?;
+    Ok(found.is_some())
+}
+
+/// Notes the network from which a person signed in. The latest ones are kept.
+fn note_address(
+    connection: &Connection,
+    person: &PersonId,
+    network: &str,
+    now: u64,
+) -> Result<(), AccountsError> {
+    connection.execute(
+        "INSERT INTO addresses (person, address, at) VALUES (?1, ?2, ?3) \
+         ON CONFLICT DO UPDATE SET at = excluded.at",
+        params![person.as_str(), network, now],
+    )?;
+    connection.execute(
+        "DELETE FROM addresses WHERE person = ?1 AND address NOT IN \
+         (SELECT address FROM addresses WHERE person = ?1 ORDER BY at DESC LIMIT ?2)",
+        params![person.as_str(), ADDRESSES_MAX],
+    )?;
+    Ok(())
 }

@@ -1,17 +1,24 @@
 //! API tokens of programs, `dissent_ID_SECRET`.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 
-use super::people::{check_name, find};
+use super::names::{check_key, check_name};
+use super::people::find;
 use super::{Accounts, AccountsError, Person, PersonId, Scope, secret};
 
 /// How a token begins, so that scanners of leaked secrets find it.
 const PREFIX: &str = "dissent_";
 /// Longest life of a token, in seconds.
 const SECONDS_MAX: u64 = 366 * 86_400;
-/// Tokens of one person.
+/// Maximum number of tokens of a person that have not expired.
 const TOKENS_MAX: u64 = 100;
+/// Seconds for which an expired token is listed.
+const LISTED_SECONDS: u64 = 90 * 86_400;
+/// Maximum number of experiments to which a token is limited.
+const EXPERIMENTS_MAX: usize = 100;
 /// Seconds between two notes that a token is used.
 const NOTE_SECONDS: u64 = 60;
 
@@ -74,22 +81,32 @@ impl Accounts {
     ) -> Result<NewToken, AccountsError> {
         let name = check_name(name)?;
         if scope.is_empty() {
-            return Err(AccountsError::bad("scope", "name at least one: read, write, judge, operate or work"));
+            return Err(AccountsError::bad(
+                "scope",
+                "name at least one of read, write, judge, operate and work",
+            ));
         }
         if until <= now || until > now + SECONDS_MAX {
             return Err(AccountsError::bad("expires_at", "use a time within 366 days"));
         }
+        let experiments = experiments.map(check_experiments).transpose()?;
+        let scope: BTreeSet<Scope> = scope.iter().copied().collect();
         let (id, secret) = (secret::name()?, secret::new()?);
         let text = format!("{PREFIX}{id}_{secret}");
         self.change_all(|connection| {
             find(connection, person)?;
+            connection
+                .execute("DELETE FROM tokens WHERE expires_at + ?2 <= ?1", params![now, LISTED_SECONDS])?;
             let count: u64 = connection.query_row(
-                "SELECT count(*) FROM tokens WHERE person = ?1",
-                [person.as_str()],
+                "SELECT count(*) FROM tokens WHERE person = ?1 AND expires_at > ?2",
+                params![person.as_str(), now],
                 |row| row.get(0),
             )?;
             if count >= TOKENS_MAX {
-                return Err(AccountsError::bad("tokens", format!("at most {TOKENS_MAX}: revoke others first")));
+                return Err(AccountsError::bad(
+                    "tokens",
+                    format!("at most {TOKENS_MAX}: revoke others first"),
+                ));
             }
             connection.execute(
                 "INSERT INTO tokens (id, hash, person, name, scope, experiments, created_at, expires_at) \
@@ -129,8 +146,7 @@ impl Accounts {
             })
             .optional()?;
         let (hash, person, scope, experiments, expires_at, used_at) = found.ok_or(AccountsError::Ended)?;
-        let is_right: bool = subtle::ConstantTimeEq::ct_eq(hash.as_slice(), secret::hash(text).as_slice()).into();
-        if !is_right || now >= expires_at {
+        if !secret::same(&hash, secret::hash(text)) || now >= expires_at {
             return Err(AccountsError::Ended);
         }
         let person = find(&connection, &person.parse()?).map_err(|_| AccountsError::Ended)?;
@@ -188,6 +204,18 @@ impl Accounts {
         )?;
         if revoked == 0 { Err(AccountsError::NotFound { what: "token" }) } else { Ok(()) }
     }
+}
+
+/// Checks the experiments to which a token is limited.
+fn check_experiments(listed: &[String]) -> Result<&[String], AccountsError> {
+    if listed.is_empty() || listed.len() > EXPERIMENTS_MAX {
+        return Err(AccountsError::bad(
+            "experiments",
+            format!("name 1 to {EXPERIMENTS_MAX}, or leave it out"),
+        ));
+    }
+    listed.iter().try_for_each(|experiment| check_key("experiments", experiment))?;
+    Ok(listed)
 }
 
 /// Encodes a list for a column.

@@ -1,26 +1,20 @@
-//! Webhooks: subscriptions to events, and their deliveries.
+//! Webhooks: subscriptions to events.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
-use url::Url;
 
+use super::names::check_key;
+use super::target::check_url;
 use super::tokens::{json, parse};
 use super::{Accounts, AccountsError, PersonId, secret};
 
-/// Subscriptions of a server.
-const WEBHOOKS_MAX: u64 = 100;
-/// Seconds after which a delivery is given up: a day.
-const GIVE_UP_SECONDS: u64 = 86_400;
-/// Longest pause between two attempts, in seconds.
-const PAUSE_MAX: u64 = 3600;
-/// Deliveries of a subscription that are listed after they ended.
-const KEPT: u64 = 200;
+/// Maximum number of subscriptions of a server, and of one owner.
+const WEBHOOKS_MAX: u64 = 1000;
+const OF_OWNER_MAX: u64 = 100;
 
-/// What a subscriber is told of.
+/// An event that a subscription may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WebhookEvent {
@@ -39,16 +33,18 @@ pub enum WebhookEvent {
 pub struct Webhook {
     /// Names the subscription.
     pub id: String,
-    /// Who made it; `None` without an account.
+    /// The person who made it; `None` without an account.
     pub owner: Option<String>,
-    /// Where deliveries go.
+    /// The target of deliveries.
     pub url: String,
-    /// What it is told of.
+    /// The events that are delivered.
     pub events: Vec<WebhookEvent>,
     /// Only this experiment.
     pub experiment: Option<String>,
     /// Seconds since 1970 UTC.
     pub created_at: u64,
+    /// Whether events are delivered.
+    pub enabled: bool,
 }
 
 /// A subscription that was just made.
@@ -58,102 +54,6 @@ pub struct NewWebhook {
     pub id: String,
     /// The secret of its signatures, shown once.
     pub secret: String,
-}
-
-/// A delivery that is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueDelivery {
-    /// Numbers the delivery.
-    pub id: i64,
-    /// Where it goes.
-    pub url: String,
-    /// The secret of its signature.
-    pub secret: String,
-    /// The body, JSON.
-    pub payload: String,
-}
-
-/// A delivery, as its subscriber sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Delivery {
-    /// Numbers the delivery.
-    pub id: i64,
-    /// `due`, `delivered` or `given_up`.
-    pub state: String,
-    /// Attempts so far.
-    pub attempts: u64,
-    /// Seconds since 1970 UTC.
-    pub created_at: u64,
-    /// The next attempt, in seconds since 1970 UTC.
-    pub due_at: u64,
-    /// Why the last attempt failed.
-    pub reason: Option<String>,
-    /// The body, JSON.
-    pub payload: String,
-}
-
-/// Returns the signature of a delivery, for a header: `t=SECONDS,v1=HEX`. It is the HMAC-SHA256, with the secret of
-/// the subscription, of the time, a dot and the body.
-#[must_use]
-pub fn signature(secret: &str, at: u64, body: &str) -> String {
-    use std::fmt::Write as _;
-    // A key of any length is allowed.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
-    mac.update(at.to_string().as_bytes());
-    mac.update(b".");
-    mac.update(body.as_bytes());
-    let mut text = format!("t={at},v1=");
-    for byte in mac.finalize().into_bytes() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-/// Whether an address is one of the public internet, rather than of this host or a network behind it.
-#[must_use]
-pub fn target_is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => is_public_v4(ip),
-        IpAddr::V6(ip) => {
-            if let Some(mapped) = ip.to_ipv4_mapped() {
-                return is_public_v4(mapped);
-            }
-            let [first, second, ..] = ip.segments();
-            // Only 2000::/3 is assigned; in it, documentation, Teredo and 6to4 lead elsewhere.
-            let is_global = first & 0xe000 == 0x2000;
-            let is_special = (first == 0x2001 && second < 0x0200) || first == 0x2002 || (first == 0x2001 && second == 0x0db8);
-            is_global && !is_special
-        }
-    }
-}
-
-fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let is_special = ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_broadcast()
-        || ip.is_documentation()
-        || ip.is_multicast()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (b == 18 || b == 19));
-    !is_special
-}
-
-/// Checks the address of a subscription.
-fn check_url(text: &str) -> Result<(), AccountsError> {
-    let bad = |reason: &str| AccountsError::bad("url", reason);
-    let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
-    if text.len() > 2000 || !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(bad("use an http or https address of at most 2000 bytes"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("leave out user and password: the signature shows who sends"));
-    }
-    Ok(())
 }
 
 impl Accounts {
@@ -170,14 +70,19 @@ impl Accounts {
         now: u64,
     ) -> Result<NewWebhook, AccountsError> {
         check_url(url)?;
+        experiment.map_or(Ok(()), |experiment| check_key("experiment", experiment))?;
+        let events: BTreeSet<WebhookEvent> = events.iter().copied().collect();
         if events.is_empty() {
             return Err(AccountsError::bad("events", "name at least one"));
         }
         let made = NewWebhook { id: secret::name()?, secret: secret::new()? };
         self.change_all(|connection| {
-            let count: u64 = connection.query_row("SELECT count(*) FROM webhooks", [], |row| row.get(0))?;
-            if count >= WEBHOOKS_MAX {
-                let reason = format!("at most {WEBHOOKS_MAX} subscriptions: delete others first");
+            let query = "SELECT count(*), count(CASE WHEN owner IS ?1 THEN 1 END) FROM webhooks";
+            let (all, of_owner): (u64, u64) =
+                connection
+                    .query_row(query, [owner.map(PersonId::as_str)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if all >= WEBHOOKS_MAX || of_owner >= OF_OWNER_MAX {
+                let reason = format!("at most {OF_OWNER_MAX} subscriptions: delete others first");
                 return Err(AccountsError::bad("webhooks", reason));
             }
             connection.execute(
@@ -205,7 +110,7 @@ impl Accounts {
     pub fn webhooks(&self, owner: Option<&PersonId>) -> Result<Vec<Webhook>, AccountsError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT id, owner, url, events, experiment, created_at FROM webhooks \
+            "SELECT id, owner, url, events, experiment, created_at, is_enabled FROM webhooks \
              WHERE ?1 IS NULL OR owner = ?1 ORDER BY created_at, id",
         )?;
         let rows = statement.query_map([owner.map(PersonId::as_str)], |row| {
@@ -217,6 +122,7 @@ impl Accounts {
                 events: Vec::new(),
                 experiment: row.get(4)?,
                 created_at: row.get(5)?,
+                enabled: row.get(6)?,
             };
             Ok((webhook, events))
         })?;
@@ -239,136 +145,21 @@ impl Accounts {
         if deleted == 0 { Err(AccountsError::NotFound { what: "webhook" }) } else { Ok(()) }
     }
 
-    /// Notes an event for every subscription to it. `key` names the event: a second note of it has no effect.
-    /// Owners who may not read the experiment are not told. Returns the number of deliveries.
+    /// Switches a subscription on or off, of this person or of anybody. Deliveries that are due wait while it
+    /// is off, and new events are not noted.
     ///
     /// # Errors
-    /// If the database fails.
-    pub fn enqueue(
+    /// If there is none.
+    pub fn enable_webhook(
         &self,
-        event: WebhookEvent,
-        experiment: &str,
-        key: &str,
-        payload: &str,
-        now: u64,
-    ) -> Result<usize, AccountsError> {
-        let mut subscribed = Vec::new();
-        for webhook in self.webhooks(None)? {
-            let is_of = webhook.experiment.as_deref().is_none_or(|only| only == experiment);
-            if webhook.events.contains(&event) && is_of && self.may_know(webhook.owner.as_deref(), experiment)? {
-                subscribed.push(webhook.id);
-            }
-        }
-        self.change_all(|connection| {
-            let mut noted = 0;
-            for webhook in &subscribed {
-                noted += connection.execute(
-                    "INSERT OR IGNORE INTO deliveries (webhook, event_key, payload, created_at, due_at) \
-                     SELECT ?1, ?2, ?3, ?4, ?4 WHERE EXISTS (SELECT 1 FROM webhooks WHERE id = ?1)",
-                    params![webhook, key, payload, now],
-                )?;
-            }
-            Ok(noted)
-        })
-    }
-
-    /// Whether the owner of a subscription may read an experiment.
-    fn may_know(&self, owner: Option<&str>, experiment: &str) -> Result<bool, AccountsError> {
-        let Some(owner) = owner else { return Ok(true) };
-        let owner: PersonId = owner.parse()?;
-        let person = match self.person(&owner) {
-            Ok(person) => person,
-            Err(AccountsError::NotFound { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let is_admin = person.role == super::Role::Admin;
-        Ok(!person.disabled && (is_admin || self.access(&owner, experiment)?.is_some()))
-    }
-
-    /// Returns deliveries that are due.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn due_deliveries(&self, now: u64, limit: usize) -> Result<Vec<DueDelivery>, AccountsError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT deliveries.id, url, secret, payload FROM deliveries JOIN webhooks \
-             ON webhooks.id = deliveries.webhook WHERE state = 'due' AND due_at <= ?1 ORDER BY due_at LIMIT ?2",
+        owner: Option<&PersonId>,
+        id: &str,
+        enabled: bool,
+    ) -> Result<(), AccountsError> {
+        let changed = self.connection().execute(
+            "UPDATE webhooks SET is_enabled = ?3 WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)",
+            params![id, owner.map(PersonId::as_str), enabled],
         )?;
-        let rows = statement.query_map(params![now, limit], |row| {
-            Ok(DueDelivery { id: row.get(0)?, url: row.get(1)?, secret: row.get(2)?, payload: row.get(3)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Notes that a delivery arrived. Old ones of its subscription go.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn delivered(&self, id: i64) -> Result<(), AccountsError> {
-        self.change_all(|connection| {
-            connection.execute(
-                "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, reason = NULL WHERE id = ?1",
-                [id],
-            )?;
-            connection.execute(
-                "DELETE FROM deliveries WHERE state <> 'due' AND webhook = (SELECT webhook FROM deliveries WHERE id = ?1) \
-                 AND id NOT IN (SELECT id FROM deliveries WHERE webhook = (SELECT webhook FROM deliveries WHERE id = ?1) \
-                 ORDER BY id DESC LIMIT ?2)",
-                params![id, KEPT],
-            )?;
-            Ok(())
-        })
-    }
-
-    /// Notes that an attempt failed. The next one follows after a pause that doubles; after a day it is given up.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn delivery_failed(&self, id: i64, reason: &str, now: u64) -> Result<(), AccountsError> {
-        let reason: String = reason.chars().take(300).collect();
-        self.change_all(|connection| {
-            let (attempts, created_at): (u32, u64) = connection.query_row(
-                "SELECT attempts, created_at FROM deliveries WHERE id = ?1",
-                [id],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )?;
-            let state = if now >= created_at + GIVE_UP_SECONDS { "given_up" } else { "due" };
-            let pause = 10_u64.checked_shl(attempts.min(20)).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
-            // Many that failed together do not come again together.
-            let spread = u64::from(u32::from_le_bytes(secret::random::<4>()?)) % (pause / 4 + 1);
-            connection.execute(
-                "UPDATE deliveries SET state = ?2, attempts = attempts + 1, due_at = ?3, reason = ?4 WHERE id = ?1",
-                params![id, state, now + pause + spread, reason],
-            )?;
-            Ok(())
-        })
-    }
-
-    /// Returns the latest deliveries of a subscription, of this person or of anybody.
-    ///
-    /// # Errors
-    /// If there is no such subscription.
-    pub fn deliveries(&self, owner: Option<&PersonId>, webhook: &str) -> Result<Vec<Delivery>, AccountsError> {
-        if !self.webhooks(owner)?.iter().any(|found| found.id == webhook) {
-            return Err(AccountsError::NotFound { what: "webhook" });
-        }
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT id, state, attempts, created_at, due_at, reason, payload FROM deliveries WHERE webhook = ?1 \
-             ORDER BY id DESC LIMIT ?2",
-        )?;
-        let rows = statement.query_map(params![webhook, KEPT], |row| {
-            Ok(Delivery {
-                id: row.get(0)?,
-                state: row.get(1)?,
-                attempts: row.get(2)?,
-                created_at: row.get(3)?,
-                due_at: row.get(4)?,
-                reason: row.get(5)?,
-                payload: row.get(6)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        if changed == 0 { Err(AccountsError::NotFound { what: "webhook" }) } else { Ok(()) }
     }
 }

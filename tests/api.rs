@@ -211,6 +211,12 @@ fn a_program_creates_watches_reads_and_forks_an_experiment() {
     host.stop();
 }
 
+/// Whether a file has these bytes.
+fn holds(file: &Path, text: &str) -> bool {
+    let bytes = std::fs::read(file).unwrap();
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
 /// A listener to the events of `lab`.
 struct Listener {
     lines: std::io::Lines<BufReader<TcpStream>>,
@@ -392,6 +398,9 @@ fn people_sign_in_and_see_their_own_experiments() {
     assert_eq!(program.get("/api/v1/experiments")["rows"][0]["experiment"], "lab");
     assert_eq!(program.json("POST", "/api/v1/people", &json!({ "name": "x", "role": "viewer" })).0, 403);
 
+    let backup = lab.data_dir("backup");
+    succeeded(lab.dissent("data", &["log", "backup", backup.to_str().unwrap()]));
+
     // Erased: name and secrets are gone everywhere.
     assert_eq!(admin.raw("DELETE", &path, "", b"").0, 204);
     assert_eq!(ben_client.raw("GET", "/api/v1/experiments", "", b"").0, 401);
@@ -399,6 +408,14 @@ fn people_sign_in_and_see_their_own_experiments() {
         let (_, _, body) = admin.raw("GET", asked, "", b"");
         assert!(!String::from_utf8_lossy(&body).contains("Ben"), "{asked}");
     }
+    // A backup from before, restored beside the list of the erased, does not bring the name back.
+    let again = lab.data_dir("again");
+    std::fs::create_dir(&again).unwrap();
+    std::fs::copy(lab.data_dir("data").join("erased.jsonl"), again.join("erased.jsonl")).unwrap();
+    assert!(holds(&backup.join("accounts.sqlite"), "Ben"));
+    succeeded(lab.dissent("again", &["log", "restore", backup.to_str().unwrap()]));
+    succeeded(lab.dissent("again", &["log", "verify"]));
+    assert!(!holds(&again.join("accounts.sqlite"), "Ben"));
     // No secret is in the log of the process, in the history or in the metrics.
     let (_, _, metrics) = client.raw("GET", "/metrics", "", b"");
     let history = host.give(&["log", "export"]);

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use dissent_actors::now_us;
-use dissent_storage::UNFINISHED_BACKUP;
+use dissent_domain::log::LogError;
+use dissent_storage::accounts::{self, Accounts};
+use dissent_storage::{SledLog, UNFINISHED_BACKUP};
 
 use crate::text::utc;
 
@@ -23,6 +25,21 @@ pub(crate) fn remove_unfinished(data_dir: &Path) {
             }
         }
     }
+}
+
+/// Copies the log of a data folder, and its accounts if it has any, to a new folder. Returns the number of events.
+///
+/// # Errors
+/// If the folder exists, or a copy fails.
+pub(crate) fn make(log: &SledLog, data_dir: &Path, to: &Path) -> Result<u64, LogError> {
+    let events = log.backup(to)?;
+    let path = data_dir.join(accounts::FILE);
+    if path.exists() {
+        let copied = Accounts::open(&path).and_then(|accounts| accounts.backup(to));
+        let failed = |error| LogError::io("failed to copy the accounts", std::io::Error::other(error));
+        copied.map_err(failed)?;
+    }
+    Ok(events)
 }
 
 /// Returns a folder that does not exist yet, below `backups` in the data folder and named by the time.

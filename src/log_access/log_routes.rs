@@ -161,7 +161,8 @@ async fn back_up(State(shared): State<Arc<SharedLog>>) -> Result<Response, Refus
     let _alone = shared.whole_log.lock().await;
     let path = backups::new_folder(&shared.data_dir);
     let to = path.clone();
-    let events = reading_as(&shared, move |log| log.backup(&to)).await?;
+    let data_dir = shared.data_dir.clone();
+    let events = reading_as(&shared, move |log| backups::make(log, &data_dir, &to)).await?;
     tracing::info!(path = %path.display(), events, "wrote backup");
     let made = serde_json::to_vec(&Backup { path, events });
     Ok(body(JSON, made.map_err(|error| super::wire::unreadable(&error))?))

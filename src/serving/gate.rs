@@ -45,8 +45,8 @@ pub(crate) enum Via {
     ControlToken,
     /// A loopback address of a server without accounts.
     Loopback,
-    /// A session; its CSRF token, and the secret of its cookie.
-    Session { csrf: String, secret: String },
+    /// A session; its CSRF token, the secret of its cookie, and the id of the personal link that opened it.
+    Session { csrf: String, secret: String, link: Option<String> },
     /// An API token: its id, its scope, and the experiments that it is limited to.
     Token { id: String, scope: Vec<Scope>, experiments: Option<Vec<String>> },
     /// Nobody: the request has no secret.
@@ -282,7 +282,7 @@ fn session(
         return Err(Problem::forbidden("the CSRF token is missing or wrong: load the page again"));
     }
     Ok(Caller {
-        via: Via::Session { csrf: found.csrf, secret: secret.to_owned() },
+        via: Via::Session { csrf: found.csrf, secret: secret.to_owned(), link: found.link },
         person: Some(found.person.id),
         name: found.person.name,
         role: Some(found.person.role),

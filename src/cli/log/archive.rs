@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use dissent_domain::id::ExperimentId;
 use dissent_domain::log::{EventLog, LogError, LogPart};
 use dissent_domain::replay::Replay;
+use dissent_storage::accounts::{self, Accounts};
 use dissent_storage::{SledLog, SledOptions, transfer};
 use serde_json::json;
 
@@ -168,6 +169,10 @@ pub(super) fn restore(data_dir: &Path, backup: &Path, as_json: bool) -> anyhow::
         return Err(LogError::corrupt(LogPart::Copy, reason).into());
     }
     let events = log.backup(&target)?;
+    // Accounts of the data folder are newer than those of the backup.
+    if !data_dir.join(accounts::FILE).exists() {
+        Accounts::restore(backup, data_dir).context("failed to restore the accounts")?;
+    }
     ownership::keep(data_dir);
     print_line(as_json, &json!({ "events": events }), &format!("{events} events in {}", target.display()))
 }

@@ -31,7 +31,7 @@ Examples:
 While another process has the log open, that process makes the backup without stopping, in `backups` of its data folder. The command
 then moves the backup to DIR, which must be on the same disk. With --server the backup stays in the server's folder.
 
-A backup holds the log only. Adapters, checkpoints and prompts are files in `artifacts` of the data folder, and never change once
+A backup holds the log and the accounts of a server. Adapters, checkpoints and prompts are files in `artifacts` of the data folder, and never change once
 written. Copy that folder after the log, with any tool, and put it beside the restored log.")]
 pub(super) struct BackupArgs {
     /// Folder of the backup, which must not exist [default: a new one in `backups` of the data folder]
@@ -55,7 +55,7 @@ fn back_up(log: SledLog, data_dir: &Path, to: Option<&Path>) -> anyhow::Result<(
     // The copy of a long log takes a while, in which other commands read it.
     let _door = LocalDoor::start(log.clone(), data_dir, Router::new())?;
     let to = to.map_or_else(|| backups::new_folder(data_dir), Path::to_owned);
-    let events = log.backup(&to)?;
+    let events = backups::make(&log, data_dir, &to)?;
     Ok((events, to))
 }
 

@@ -445,7 +445,7 @@ if (page === "people") {
       ...rows.map((person) => {
         const path = `/api/v1/people/${person.id}`;
         const orders = element("td");
-        if (person.role !== "admin") {
+        if (isAdmin ? person.role !== "admin" : person.role === "annotator") {
           orders.append(order("Personal link", async () => {
             const link = await send("POST", `${path}/links`, { days });
             showSecret(`This link signs ${person.name} in, for ${days} days.`, location.origin + link.path);

@@ -130,7 +130,8 @@ impl Admission {
 fn channel(via: &Via) -> Channel {
     match via {
         Via::Door | Via::ControlToken | Via::Loopback => Channel::Local,
-        Via::Session { .. } => Channel::Session,
+        Via::Session { link: Some(link), .. } => Channel::Link(link.clone()),
+        Via::Session { link: None, .. } => Channel::Session,
         Via::Token { id, .. } => Channel::Token(id.clone()),
         Via::Nobody => Channel::Nobody,
     }

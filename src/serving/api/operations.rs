@@ -98,15 +98,12 @@ pub(super) async fn back_up(
     body.check_folder(&api)?;
     let busy = Problem::new(StatusCode::CONFLICT, "another backup is in progress: retry after its end");
     let lock = api.backup_lock().try_lock_owned().map_err(|_| busy)?;
-    let (log, data_dir, accounts) = (api.service()?.log.clone(), api.data_dir().to_owned(), api.accounts());
+    let (log, data_dir) = (api.service()?.log.clone(), api.data_dir().to_owned());
     let made = tokio::task::spawn_blocking(move || {
         // Held to the end of the backup, even if the client disconnects.
         let _lock = lock;
         let to = backups::new_folder(&data_dir);
-        let events = log.backup(&to)?;
-        if let Some(accounts) = accounts {
-            accounts.backup(&to)?;
-        }
+        let events = backups::make(&log, &data_dir, &to)?;
         anyhow::Ok((to, events))
     });
     let (path, events) = made.await.map_err(Problem::internal)?.map_err(Problem::internal)?;

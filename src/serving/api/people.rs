@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use dissent_storage::accounts::{Access, Person, PersonChange, PersonId, Role, Scope};
+use dissent_storage::accounts::{Access, Person, PersonChange, PersonId, Role, Scope, may_link};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -230,11 +230,19 @@ async fn links(State(api): State<Api>, Path(person): Path<String>) -> Result<Res
 )]
 async fn create_link(
     State(api): State<Api>,
+    caller: Caller,
     Path(person): Path<String>,
     Body(NewLink { days }): Body<NewLink>,
 ) -> Result<Response, Problem> {
     let (accounts, person, until) = (api.require_accounts()?, parse(&person)?, until(days)?);
-    let link = blocking(move || accounts.create_link(&person, until, now())).await?;
+    let made = blocking(move || {
+        let of = accounts.person(&person)?.role;
+        if !caller.role.is_some_and(|role| may_link(role, of)) {
+            return Ok(None);
+        }
+        accounts.create_link(&person, until, now()).map(Some)
+    });
+    let link = made.await?.ok_or_else(more_rights)?;
     let path = format!("/link#{}", link.secret);
     Ok(created(&json!({ "id": link.id, "secret": link.secret, "path": path, "expires_at": until })))
 }
@@ -244,9 +252,20 @@ async fn create_link(
     delete, path = "/api/v1/links/{id}", tag = "people", params(("id" = String, Path)),
     responses((status = 204, description = "Revoked"), (status = 404, description = "Unknown"))
 )]
-async fn revoke_link(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn revoke_link(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let accounts = api.require_accounts()?;
-    blocking(move || accounts.revoke_link(&id)).await?;
+    let revoked = blocking(move || {
+        let of = accounts.person_of_link(&id)?.role;
+        if !caller.role.is_some_and(|role| may_link(role, of)) {
+            return Ok(None);
+        }
+        accounts.revoke_link(&id).map(Some)
+    });
+    revoked.await?.ok_or_else(more_rights)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -339,6 +358,11 @@ async fn unshare(
     let (accounts, person) = (api.require_accounts()?, parse(&person)?);
     blocking(move || accounts.unshare(&experiment, &person)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A link acts as its person.
+fn more_rights() -> Problem {
+    Problem::forbidden("the person of the link has more rights than you, or signs in with a password")
 }
 
 fn parse(person: &str) -> Result<PersonId, Problem> {

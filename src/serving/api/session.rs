@@ -192,7 +192,7 @@ async fn sign_out(State(api): State<Api>, caller: Caller) -> Result<Response, Pr
 fn session_response(api: &Api, signed_in: SignedIn) -> Result<Response, Problem> {
     let cookie = cookie(api, &signed_in.secret, signed_in.seconds)?;
     let caller = Caller {
-        via: Via::Session { csrf: signed_in.csrf, secret: signed_in.secret },
+        via: Via::Session { csrf: signed_in.csrf, secret: signed_in.secret, link: None },
         name: signed_in.person.name,
         role: Some(signed_in.person.role),
         person: Some(signed_in.person.id),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -34,7 +35,13 @@ impl Client {
     }
 
     /// Sends a request; returns the status, the headers and the body.
-    fn raw(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, BTreeMap<String, String>, Vec<u8>) {
+    fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &[u8],
+    ) -> (u16, BTreeMap<String, String>, Vec<u8>) {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -50,7 +57,8 @@ impl Client {
         }
         let mut response = agent.run(request.body(body).unwrap()).unwrap();
         let headers = response.headers().iter();
-        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        let headers =
+            headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
         (response.status().as_u16(), headers, body)
     }
@@ -101,7 +109,9 @@ fn uploaded(lab: &Lab, client: &Client) -> (String, BTreeMap<String, String>) {
         *text = text.replace(&format!("{path:?}"), &format!("{name:?}"));
         let listed = if path.is_dir() {
             let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-            entries.map(|file| (format!("{name}/{}", file.file_name().unwrap().to_str().unwrap()), file)).collect()
+            entries
+                .map(|file| (format!("{name}/{}", file.file_name().unwrap().to_str().unwrap()), file))
+                .collect()
         } else {
             vec![(name.to_owned(), path.to_owned())]
         };
@@ -123,32 +133,15 @@ fn uploaded(lab: &Lab, client: &Client) -> (String, BTreeMap<String, String>) {
 #[test]
 fn a_program_creates_watches_reads_and_forks_an_experiment() {
     let learns = Some(Learning { rounds: 1, steps: 3 });
-    let Some(lab) = Lab::new(&Setup { prompts: 6, max_new_tokens: 8, learns, ..Setup::default() }) else { return };
+    let Some(lab) = Lab::new(&Setup { prompts: 6, max_new_tokens: 8, learns, ..Setup::default() }) else {
+        return;
+    };
     let host = Host::start(&lab, "data", &[]);
     let client = Client::of(&host);
     let (configuration, files) = uploaded(&lab, &client);
     let new = json!({ "configuration": configuration, "files": files, "start": true, "by": "ann" });
 
-    // What reaches files, keys or endpoints of the server is refused.
-    for (from, to) in [
-        ("\"prompts.jsonl\"", "\"/etc/passwd\""),
-        ("\"prompts.jsonl\"", "\"../prompts.jsonl\""),
-        ("\"policy\"", "\"cache:models/x\""),
-        ("[conflict]", "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"\n[conflict]"),
-        ("[conflict]", "[artifacts]\nurl = \"s3://bucket\"\n[conflict]"),
-        ("[conflict]", "[runtime]\nonnxruntime = \"/tmp/x.so\"\n[conflict]"),
-    ] {
-        assert!(configuration.contains(from));
-        let mut bad = new.clone();
-        bad["configuration"] = configuration.replace(from, to).into();
-        let (status, answer) = client.json("POST", "/api/v1/experiments", &bad);
-        assert_eq!(status, 409, "{to}: {answer}");
-        assert!(answer["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
-    }
-    let local = json!({ "source": { "text": configuration, "folder": "/" } });
-    assert_eq!(client.json("POST", "/api/v1/experiments", &local).0, 409);
-    assert_eq!(client.get("/api/v1/experiments")["rows"], json!([]), "refused ones leave nothing");
-
+    check_refusals(&client, &new);
     let (status, made) = client.json("POST", "/api/v1/experiments", &new);
     assert_eq!((status, &made["experiment"]), (201, &json!("lab")), "{made}");
     assert_eq!(client.json("POST", "/api/v1/experiments", &new).0, 409, "the name is taken");
@@ -170,13 +163,53 @@ fn a_program_creates_watches_reads_and_forks_an_experiment() {
 
     // The state as of any event is that of the command.
     let half = client.get("/api/v1/experiments/lab/state?at=20");
-    let command: Value = serde_json::from_str(&host.give(&["experiment", "--json", "show", "lab", "--at", "20"])).unwrap();
+    let command: Value =
+        serde_json::from_str(&host.give(&["experiment", "--json", "show", "lab", "--at", "20"])).unwrap();
     assert_eq!(half["overview"], command["overview"]);
     let (status, _, events) = client.raw("GET", "/api/v1/experiments/lab/events?after=0", "", b"");
     let tail = host.give(&["log", "--json", "tail", "-n", "1000"]);
     assert_eq!((status, String::from_utf8(events).unwrap()), (200, tail));
 
-    // Tables: pages, whole ones, and those of the command are the same rows.
+    check_tables(&client, &host);
+    let (status, headers, page) = client.raw("GET", "/api/v1/experiments/lab/report?format=html", "", b"");
+    assert!(status == 200 && headers["content-security-policy"].starts_with("default-src 'none'"));
+    assert!(page.starts_with(b"<!DOCTYPE html>"));
+
+    let fork = json!({ "name": "other", "at": 20, "set": ["conflict.budget=3"] });
+    let (status, forked) = client.json("POST", "/api/v1/experiments/lab/fork", &fork);
+    assert_eq!((status, &forked["experiment"]), (201, &json!("other")), "{forked}");
+    client.until("/api/v1/experiments/other", |shown| shown["overview"]["state"] == "finished");
+    let names: Vec<Value> = client.get("/api/v1/experiments?limit=1")["rows"].as_array().unwrap().clone();
+    assert_eq!((names.len(), &names[0]["experiment"]), (1, &json!("lab")));
+    succeeded(lab.dissent("data", &["replay", "--verify"]));
+    host.stop();
+}
+
+/// What reaches files, keys or endpoints of the server is refused, and leaves nothing.
+fn check_refusals(client: &Client, new: &Value) {
+    for (from, to) in [
+        ("\"prompts.jsonl\"", "\"/etc/passwd\""),
+        ("\"prompts.jsonl\"", "\"../prompts.jsonl\""),
+        ("\"policy\"", "\"cache:models/x\""),
+        ("[conflict]", "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"\n[conflict]"),
+        ("[conflict]", "[artifacts]\nurl = \"s3://bucket\"\n[conflict]"),
+        ("[conflict]", "[runtime]\nonnxruntime = \"/tmp/x.so\"\n[conflict]"),
+    ] {
+        let configuration = new["configuration"].as_str().unwrap();
+        assert!(configuration.contains(from));
+        let mut bad = new.clone();
+        bad["configuration"] = configuration.replace(from, to).into();
+        let (status, answer) = client.json("POST", "/api/v1/experiments", &bad);
+        assert_eq!(status, 409, "{to}: {answer}");
+        assert!(answer["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+    }
+    let local = json!({ "source": { "text": new["configuration"], "folder": "/" } });
+    assert_eq!(client.json("POST", "/api/v1/experiments", &local).0, 409);
+    assert_eq!(client.get("/api/v1/experiments")["rows"], json!([]), "refused ones leave nothing");
+}
+
+/// Pages, whole tables, and those of the command are the same rows.
+fn check_tables(client: &Client, host: &Host<'_>) {
     for table in ["prompts", "completions", "conflicts", "pairs", "judgements", "trainings", "evaluations"] {
         let path = format!("/api/v1/experiments/lab/tables/{table}");
         let (_, headers, whole) = client.raw("GET", &format!("{path}?format=jsonl"), "", b"");
@@ -197,18 +230,29 @@ fn a_program_creates_watches_reads_and_forks_an_experiment() {
     assert_eq!(client.raw("GET", "/api/v1/experiments/lab/tables/conflicts?x=1", "", b"").0, 400);
     assert_eq!(client.raw("GET", "/api/v1/experiments/lab/tables/x", "", b"").0, 404);
     assert_eq!(client.raw("GET", "/api/v1/experiments/none/tables/prompts", "", b"").0, 404);
-    let (status, headers, page) = client.raw("GET", "/api/v1/experiments/lab/report?format=html", "", b"");
-    assert!(status == 200 && headers["content-security-policy"].starts_with("default-src 'none'"));
-    assert!(page.starts_with(b"<!DOCTYPE html>"));
+}
 
-    let fork = json!({ "name": "other", "at": 20, "set": ["conflict.budget=3"] });
-    let (status, forked) = client.json("POST", "/api/v1/experiments/lab/fork", &fork);
-    assert_eq!((status, &forked["experiment"]), (201, &json!("other")), "{forked}");
-    client.until("/api/v1/experiments/other", |shown| shown["overview"]["state"] == "finished");
-    let names: Vec<Value> = client.get("/api/v1/experiments?limit=1")["rows"].as_array().unwrap().clone();
-    assert_eq!((names.len(), &names[0]["experiment"]), (1, &json!("lab")));
-    succeeded(lab.dissent("data", &["replay", "--verify"]));
-    host.stop();
+/// An erased person is gone from every answer, and from the restore of a backup from before.
+fn check_erasure(lab: &Lab, admin: &Client, ben: &Client, path: &str) {
+    let backup = lab.data_dir("backup");
+    succeeded(lab.dissent("data", &["log", "backup", backup.to_str().unwrap()]));
+
+    // Erased: name and secrets are gone everywhere.
+    assert_eq!(admin.raw("DELETE", path, "", b"").0, 204);
+    assert_eq!(ben.raw("GET", "/api/v1/experiments", "", b"").0, 401);
+    for asked in ["/api/v1/people", "/api/v1/audit?limit=1000", "/people", "/api/v1/experiments/lab/sharing"]
+    {
+        let (_, _, body) = admin.raw("GET", asked, "", b"");
+        assert!(!String::from_utf8_lossy(&body).contains("Ben"), "{asked}");
+    }
+    // A backup from before, restored beside the list of the erased, does not bring the name back.
+    let again = lab.data_dir("again");
+    std::fs::create_dir(&again).unwrap();
+    std::fs::copy(lab.data_dir("data").join("erased.jsonl"), again.join("erased.jsonl")).unwrap();
+    assert!(holds(&backup.join("accounts.sqlite"), "Ben"));
+    succeeded(lab.dissent("again", &["log", "restore", backup.to_str().unwrap()]));
+    succeeded(lab.dissent("again", &["log", "verify"]));
+    assert!(!holds(&again.join("accounts.sqlite"), "Ben"));
 }
 
 /// Whether a file has these bytes.
@@ -229,7 +273,8 @@ fn listen(client: &Client, after: u64, last: Option<u64>) -> Listener {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let last = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
     let path = format!("/api/v1/experiments/lab/events?after={after}");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{last}\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{last}\r\n")
+        .unwrap();
     Listener { lines: BufReader::new(stream).lines(), kinds: BTreeSet::new() }
 }
 
@@ -260,7 +305,9 @@ fn kinds(message: &Value) -> Vec<String> {
 #[test]
 fn judgements_come_one_or_many_all_or_none_and_each_line_is_told() {
     let learns = Some(Learning { rounds: 1, steps: 2 });
-    let Some(lab) = Lab::new(&Setup { prompts: 6, max_new_tokens: 8, learns, ..Setup::default() }) else { return };
+    let Some(lab) = Lab::new(&Setup { prompts: 6, max_new_tokens: 8, learns, ..Setup::default() }) else {
+        return;
+    };
     let config = std::fs::read_to_string(lab.config()).unwrap();
     std::fs::write(lab.config(), config.replace("source = \"oracle\"", "source = \"people\"")).unwrap();
     let host = Host::start(&lab, "data", &[lab.config().to_str().unwrap()]);
@@ -271,21 +318,29 @@ fn judgements_come_one_or_many_all_or_none_and_each_line_is_told() {
     let rows = open["rows"].as_array().unwrap().clone();
     assert!(rows.len() >= 3, "{open}");
     assert!(rows.iter().all(|row| row.get("first_reward").is_none()), "annotators see no score");
-    let judgement = |row: &Value, verdict: &str| {
-        json!({ "round": row["round"], "comparison": row["comparison"], "annotator": "ann", "verdict": verdict })
-    };
+    let judgement = |row: &Value, verdict: &str| json!({ "round": row["round"], "comparison": row["comparison"], "annotator": "ann", "verdict": verdict });
     let one = judgement(&rows[0], "first");
     let (status, answer) = client.json("POST", path, &one);
-    assert_eq!((status, &answer["new"], &answer["lines"][0]["outcome"]), (200, &json!(1), &json!("recorded")));
+    assert_eq!(
+        (status, &answer["new"], &answer["lines"][0]["outcome"]),
+        (200, &json!(1), &json!("recorded"))
+    );
     let (status, answer) = client.json("POST", path, &one);
-    assert_eq!((status, &answer["new"], &answer["lines"][0]["outcome"]), (200, &json!(0), &json!("already_there")));
+    assert_eq!(
+        (status, &answer["new"], &answer["lines"][0]["outcome"]),
+        (200, &json!(0), &json!("already_there"))
+    );
 
     // One line at fault: none is recorded, and the answer says which.
     let mut unknown = judgement(&rows[2], "second");
     unknown["comparison"] = json!(9999);
     let (status, answer) = client.json("POST", path, &json!([judgement(&rows[1], "tie"), unknown]));
     assert_eq!((status, &answer["line"]), (409, &json!(2)), "{answer}");
-    for (line, text) in [(1, "{"), (1, r#"{"round":0}"#), (1, r#"{"round":0,"comparison":0,"verdict":"both","annotator":"a"}"#)] {
+    for (line, text) in [
+        (1, "{"),
+        (1, r#"{"round":0}"#),
+        (1, r#"{"round":0,"comparison":0,"verdict":"both","annotator":"a"}"#),
+    ] {
         let (status, _, body) = client.raw("POST", path, "application/jsonl", text.as_bytes());
         let answer: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, &answer["line"]), (422, &json!(line)), "{text}: {answer}");
@@ -315,8 +370,10 @@ fn an_upload_goes_on_where_it_ended_and_a_wrong_file_is_discarded() {
     let path = format!("/api/v1/artifacts/{hash}");
     let part = |from: usize, to: usize| {
         let headers = [("upload-offset", from.to_string()), ("upload-length", bytes.len().to_string())];
-        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let (status, _, body) = client.with(&headers).raw("PATCH", &path, "application/octet-stream", &bytes[from..to]);
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let (status, _, body) =
+            client.with(&headers).raw("PATCH", &path, "application/octet-stream", &bytes[from..to]);
         (status, serde_json::from_slice::<Value>(&body).unwrap())
     };
     assert_eq!(client.get(&path)["received"], 0);
@@ -335,7 +392,8 @@ fn an_upload_goes_on_where_it_ended_and_a_wrong_file_is_discarded() {
     assert_eq!(headers.raw("PATCH", &other, "application/octet-stream", b"12345").0, 413);
     assert_eq!(client.raw("PATCH", &other, "application/octet-stream", b"1234").0, 400);
     for name in ["x", "../../etc/passwd", &"0".repeat(63), &"A".repeat(64)] {
-        let (status, ..) = client.raw("GET", &format!("/api/v1/artifacts/{}", name.replace('/', "%2F")), "", b"");
+        let (status, ..) =
+            client.raw("GET", &format!("/api/v1/artifacts/{}", name.replace('/', "%2F")), "", b"");
         assert_eq!(status, 400, "{name}");
     }
     host.stop();
@@ -354,12 +412,14 @@ fn people_sign_in_and_see_their_own_experiments() {
     let text = host.text();
     let secret = text.lines().find_map(|line| line.split_once("/invitation#")).unwrap().1.trim().to_owned();
     let first = json!({ "secret": secret, "name": "Ada", "password": "correct horse" });
-    let (status, _, _) = client.raw("POST", "/api/v1/session/invitation", "application/json", first.to_string().as_bytes());
+    let (status, _, _) =
+        client.raw("POST", "/api/v1/session/invitation", "application/json", first.to_string().as_bytes());
     assert_eq!(status, 200);
     assert_eq!(client.json("POST", "/api/v1/session/invitation", &first).0, 401, "it works once");
     let sign_in = |name: &str| {
         let body = json!({ "name": name, "password": "correct horse" }).to_string();
-        let (status, headers, body) = client.raw("POST", "/api/v1/session", "application/json", body.as_bytes());
+        let (status, headers, body) =
+            client.raw("POST", "/api/v1/session", "application/json", body.as_bytes());
         assert_eq!(status, 200);
         let me: Value = serde_json::from_slice(&body).unwrap();
         let cookie = headers["set-cookie"].split(';').next().unwrap().to_owned();
@@ -398,24 +458,7 @@ fn people_sign_in_and_see_their_own_experiments() {
     assert_eq!(program.get("/api/v1/experiments")["rows"][0]["experiment"], "lab");
     assert_eq!(program.json("POST", "/api/v1/people", &json!({ "name": "x", "role": "viewer" })).0, 403);
 
-    let backup = lab.data_dir("backup");
-    succeeded(lab.dissent("data", &["log", "backup", backup.to_str().unwrap()]));
-
-    // Erased: name and secrets are gone everywhere.
-    assert_eq!(admin.raw("DELETE", &path, "", b"").0, 204);
-    assert_eq!(ben_client.raw("GET", "/api/v1/experiments", "", b"").0, 401);
-    for asked in ["/api/v1/people", "/api/v1/audit?limit=1000", "/people", "/api/v1/experiments/lab/sharing"] {
-        let (_, _, body) = admin.raw("GET", asked, "", b"");
-        assert!(!String::from_utf8_lossy(&body).contains("Ben"), "{asked}");
-    }
-    // A backup from before, restored beside the list of the erased, does not bring the name back.
-    let again = lab.data_dir("again");
-    std::fs::create_dir(&again).unwrap();
-    std::fs::copy(lab.data_dir("data").join("erased.jsonl"), again.join("erased.jsonl")).unwrap();
-    assert!(holds(&backup.join("accounts.sqlite"), "Ben"));
-    succeeded(lab.dissent("again", &["log", "restore", backup.to_str().unwrap()]));
-    succeeded(lab.dissent("again", &["log", "verify"]));
-    assert!(!holds(&again.join("accounts.sqlite"), "Ben"));
+    check_erasure(&lab, &admin, &ben_client, &path);
     // No secret is in the log of the process, in the history or in the metrics.
     let (_, _, metrics) = client.raw("GET", "/metrics", "", b"");
     let history = host.give(&["log", "export"]);
@@ -423,5 +466,28 @@ fn people_sign_in_and_see_their_own_experiments() {
     for kept in [&host.text(), &history, &String::from_utf8_lossy(&metrics).into_owned()] {
         assert!(!kept.contains(&token) && !kept.contains(secret_of_cookie));
     }
+    host.stop();
+}
+
+/// The client in Python creates, follows, reads and judges.
+#[test]
+fn the_python_client_works_with_a_server() {
+    let learns = Some(Learning { rounds: 1, steps: 2 });
+    let Some(lab) = Lab::new(&Setup { prompts: 6, max_new_tokens: 8, learns, ..Setup::default() }) else {
+        return;
+    };
+    let config = std::fs::read_to_string(lab.config()).unwrap();
+    std::fs::write(lab.config(), config.replace("source = \"oracle\"", "source = \"people\"")).unwrap();
+    let host = Host::start(&lab, "data", &[]);
+    let client = Client::of(&host);
+    let (configuration, files) = uploaded(&lab, &client);
+    let made = lab.data_dir("made.json");
+    std::fs::write(&made, json!({ "configuration": configuration, "files": files }).to_string()).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = Command::new("python3");
+    python.arg(root.join("tests/python_client.py")).arg(&client.url).arg(&made);
+    python.env("PYTHONPATH", root.join("clients/python")).env("PYTHONDONTWRITEBYTECODE", "1");
+    succeeded(python);
+    succeeded(lab.dissent("data", &["replay", "--verify"]));
     host.stop();
 }

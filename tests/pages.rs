@@ -132,9 +132,11 @@ fn an_admin_works_on_the_pages_of_a_server() {
     let policy = lab.policy();
     let adapter = config.lines().find(|line| line.trim().starts_with("adapter")).unwrap();
     let adapter = adapter.split('=').nth(1).unwrap().trim().to_owned();
-    let names = format!("[accounts]\nauth = \"accounts\"\n[names]\npolicy = {policy:?}\nadapter = {adapter}\n");
+    let names =
+        format!("[accounts]\nauth = \"accounts\"\n[names]\npolicy = {policy:?}\nadapter = {adapter}\n");
     std::fs::write(&settings, names).unwrap();
-    config = config.replace(&format!("{policy:?}"), "\"server:policy\"").replace(&adapter, "\"server:adapter\"");
+    config =
+        config.replace(&format!("{policy:?}"), "\"server:policy\"").replace(&adapter, "\"server:adapter\"");
     config = config.replace("provider = \"cpu\"", "").replace("threads = 1", "").replace("[runtime]", "");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("experiment.toml"), config).unwrap();
@@ -143,7 +145,8 @@ fn an_admin_works_on_the_pages_of_a_server() {
     }
     let host = Host::start(&lab, "data", &["--config", settings.to_str().unwrap()]);
     let text = host.text();
-    let invitation = text.lines().find_map(|line| line.split_once("/invitation#")).unwrap().1.trim().to_owned();
+    let invitation =
+        text.lines().find_map(|line| line.split_once("/invitation#")).unwrap().1.trim().to_owned();
     let address = text.lines().find_map(|line| line.split_once("listening address=")).unwrap().1.trim();
     let pictures = tools.join("live");
     std::fs::create_dir_all(&pictures).unwrap();

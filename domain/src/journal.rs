@@ -192,8 +192,7 @@ impl Ledger {
         let mut ids = HashSet::with_capacity(proposed.len());
         let mut decide = || {
             for (place, new) in proposed.iter().enumerate() {
-                let is_new =
-                    !self.undurable.contains(&new.id) && ids.insert(new.id) && !is_known(new.id)?;
+                let is_new = !self.undurable.contains(&new.id) && ids.insert(new.id) && !is_known(new.id)?;
                 is_fresh.push(is_new);
                 if !is_new {
                     continue;

@@ -14,10 +14,10 @@ use dissent_domain::log::{EventLog, LogError, LogPart};
 use dissent_storage::{Salvage, transfer};
 use serde_json::json;
 
-use crate::history;
 use crate::cli::experiment_arg::{self, ExperimentArg, ExperimentRef};
 use crate::cli::paths;
 use crate::error::BadInput;
+use crate::history;
 use output::print_line;
 
 use crate::history::table::{COLUMNS, Table};

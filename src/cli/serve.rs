@@ -31,6 +31,9 @@ A server needs no settings. In server.toml, each of these is optional:
   [runtime]     provider = \"auto\", \"cpu\" or \"cuda\", threads = 0, onnxruntime
   [models]      memory_gib (60 % of the memory), idle_minutes = 30: limits of loaded models
   [archive]     folder*, after_days*: where and when ended experiments are copied to
+  [accounts]    auth = \"local\" or \"accounts\": whether people sign in; url: the address of the server for browsers;
+                private_webhooks = false
+  [names]       NAME = \"path\": models and data that configurations over HTTP may name, as server:NAME
   log_filter    in place of --log-filter; SIGHUP reads it again
 Without --config, these sections of experiment.toml count. The address, amqp://user:password@host:5672/vhost, is read from
 DISSENT_RABBITMQ_URL, or from the file broker.url_file. Without a prefix, the queues are named by the data folder's installation.
@@ -42,9 +45,10 @@ Traces are sent as OTLP over http/protobuf if OpenTelemetry's variables name a c
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 dissent serve experiment.toml      the same for the workers
   also OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and _SAMPLER_ARG, OTEL_BSP_*
 
-Commands on this host reach the server through the socket of the data folder. Control requests over HTTP are accepted from this host.
-To accept them from other hosts, set DISSENT_CONTROL_TOKEN or --control-token-file: each client must send the token. Without a token,
-a server on a public address rejects all control requests.
+Commands on this host reach the server through the socket of the data folder. Pages and the API are at the address of --listen. Without
+accounts, they are for the user of this host. To let programs of other hosts in, set DISSENT_CONTROL_TOKEN or --control-token-file:
+each must send the token. To let people in, set [accounts]: the first start prints the link with which the first admin sets a
+password. A server on a public address without either refuses these requests.
 
 SIGTERM stops the server in order, and the same command resumes. A second SIGTERM abandons work in progress. SIGHUP reads the control
 token and the log filter again.")]

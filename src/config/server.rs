@@ -78,7 +78,8 @@ impl AccountsConfig {
         if self.url.is_none() || self.url().is_some_and(|url| is_origin(&url)) {
             return Ok(());
         }
-        let reason = "accounts.url: use the address of the server without a path, such as https://lab.example";
+        let reason =
+            "accounts.url: use the address of the server without a path, such as https://lab.example";
         Err(ConfigError::key("accounts.url", KeyErrorKind::OutOfRange, reason.to_owned()))
     }
 }

@@ -84,7 +84,9 @@ impl UploadedConfig<'_> {
             Value::String(text) => Ok(text.clone()),
             Value::Object(_) => toml::to_string(self.configuration)
                 .map_err(|error| BadInput(format!("configuration: {error}")).into()),
-            _ => Err(BadInput("configuration: send TOML as a text, or an object".to_owned()).into()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+                Err(BadInput("configuration: send TOML as a text, or an object".to_owned()).into())
+            }
         }
     }
 
@@ -131,7 +133,8 @@ fn unknown_name(name: &str, names: &BTreeMap<String, PathBuf>) -> BadInput {
 
 /// Refuses sections that belong to the server, also empty ones.
 fn check_sections(text: &str) -> anyhow::Result<()> {
-    let table: toml::Table = toml::from_str(text).map_err(|error| BadInput(format!("configuration: {error}")))?;
+    let table: toml::Table =
+        toml::from_str(text).map_err(|error| BadInput(format!("configuration: {error}")))?;
     match OF_SERVER.into_iter().find(|section| table.contains_key(*section)) {
         Some(section) => Err(of_server(&format!("[{section}]")).into()),
         None => Ok(()),
@@ -229,8 +232,17 @@ mod tests {
     fn paths_keys_and_endpoints_of_the_server_are_refused() {
         let place = Place::new();
         for path in [
-            "/etc/passwd", "../prompts.jsonl", "a/../../b", "~/x", "cache:models/x", "server:other", "other.jsonl", "",
-            "file:///etc/passwd", "http://169.254.169.254/", "reward/../prompts.jsonl",
+            "/etc/passwd",
+            "../prompts.jsonl",
+            "a/../../b",
+            "~/x",
+            "cache:models/x",
+            "server:other",
+            "other.jsonl",
+            "",
+            "file:///etc/passwd",
+            "http://169.254.169.254/",
+            "reward/../prompts.jsonl",
         ] {
             for key in ["prompts.path", "policy.path", "reward.path", "policy.adapter"] {
                 place.refused(&json!(TEXT), &[&format!("{key}={path:?}")]);
@@ -238,13 +250,18 @@ mod tests {
             place.refused(&json!(TEXT.replace("prompts.jsonl", path)), &[]);
         }
         for section in [
-            "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"", "[artifacts]\nurl = \"s3://bucket\"",
-            "[artifacts]\nurl = \"file:///etc\"", "[runtime]\nonnxruntime = \"/tmp/evil.so\"", "[broker]",
+            "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"",
+            "[artifacts]\nurl = \"s3://bucket\"",
+            "[artifacts]\nurl = \"file:///etc\"",
+            "[runtime]\nonnxruntime = \"/tmp/evil.so\"",
+            "[broker]",
         ] {
             let reason = place.refused(&json!(format!("{TEXT}{section}")), &[]);
             assert!(reason.contains("belongs to the server"), "{reason}");
         }
-        for set in ["runtime.onnxruntime=/tmp/evil.so", "experiment.data_dir=/tmp", "artifacts.url=file:///etc"] {
+        for set in
+            ["runtime.onnxruntime=/tmp/evil.so", "experiment.data_dir=/tmp", "artifacts.url=file:///etc"]
+        {
             let reason = place.refused(&json!(TEXT), &[set]);
             assert!(reason.contains("belongs to the server"), "{reason}");
         }

@@ -34,8 +34,8 @@ use axum::routing::post;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use self::admission::{Admission, admit};
 pub(crate) use self::admission::ClientAddress;
+use self::admission::{Admission, admit};
 use super::gate::Gate;
 use crate::pages;
 use service::Api;

@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::FromRequestParts;
+use axum::http::Method;
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN};
 use axum::http::request::Parts;
-use axum::http::Method;
 use dissent_storage::accounts::{Accounts, AccountsError, PersonId, Role, Scope};
 
 use super::problem::Problem;
@@ -193,7 +193,8 @@ impl Gate {
         match text(headers, &FETCH_SITE) {
             None | Some("same-origin" | "none") => {}
             // A link on another site may lead here: the browser opens a page, and no script reads the answer.
-            Some(_) if text(headers, &SEC_FETCH_MODE) == Some("navigate") && !headers.contains_key(ORIGIN) => {}
+            Some(_)
+                if text(headers, &SEC_FETCH_MODE) == Some("navigate") && !headers.contains_key(ORIGIN) => {}
             Some(_) => return Err(refused()),
         }
         if !headers.contains_key(ORIGIN) {
@@ -202,9 +203,8 @@ impl Gate {
         let origin = text(headers, &ORIGIN).ok_or_else(refused)?;
         let is_own = match &self.url {
             Some(url) if origin == url.origin().ascii_serialization() => true,
-            Some(_) | None => {
-                text(headers, &HOST).is_some_and(|host| is_this_host(host) && origin == format!("http://{host}"))
-            }
+            Some(_) | None => text(headers, &HOST)
+                .is_some_and(|host| is_this_host(host) && origin == format!("http://{host}")),
         };
         if is_own { Ok(()) } else { Err(refused()) }
     }
@@ -301,9 +301,11 @@ fn wrong_token() -> Problem {
 }
 
 fn problem_of_secret(error: AccountsError) -> Problem {
-    match error {
-        AccountsError::Sqlite(_) => Problem::internal(error),
-        _ => wrong_token(),
+    // A secret that the accounts do not know is the client's fault; that they cannot be read is not.
+    if matches!(error, AccountsError::Ended | AccountsError::NotFound { .. }) {
+        wrong_token()
+    } else {
+        Problem::internal(error)
     }
 }
 

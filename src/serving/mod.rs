@@ -18,6 +18,6 @@ pub(crate) mod server;
 mod signals;
 pub(crate) mod status;
 mod systemd;
-pub(crate) mod worker;
 mod webhooks;
+pub(crate) mod worker;
 pub(crate) mod worker_directory;

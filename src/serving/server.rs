@@ -82,24 +82,15 @@ pub(crate) fn serve(
         telemetry::set_filter(filter)?;
     }
     let log = Arc::new(open::open_for_writing(data_dir)?);
-    let accounts = Accounts::open(&data_dir.join(accounts::FILE)).context("failed to open the accounts")?;
-    let mut gate = Gate::new(options.listen, options.token()?.as_ref());
-    if config.accounts.auth == Auth::Accounts {
-        gate = gate.with_accounts(accounts.clone(), config.accounts.url());
-        show_first_admin_link(&accounts, &config, options.listen)?;
-    }
-    let audit = AuditTrail::start(accounts.clone()).context("failed to start the audit trail")?;
-    let api = Api::of_server(data_dir, SignIn { accounts: accounts.clone(), audit, gate: gate.clone() });
+    let sign_in = sign_in(&config, data_dir, options)?;
+    let (accounts, gate) = (sign_in.accounts.clone(), sign_in.gate.clone());
+    let api = Api::of_server(data_dir, sign_in);
     let _door = LocalDoor::start(log.clone(), data_dir, api::local_routes(&api))?;
     let installation = Installation::of(data_dir)?;
     let artifacts = config.artifacts.open(data_dir)?;
     let status = Arc::new(ServiceStatus::new(ModelCache::new(config.models.limits())));
     actix::System::new().block_on(async {
         let mut signals = Signals::new()?;
-        if !gate.accepts_some() {
-            let address = options.listen;
-            tracing::info!(%address, "refusing control requests on a public address without accounts or a control token");
-        }
         http::listen(options.listen, status.clone(), gate.clone(), api::routes(&api, gate.clone())).await?;
         let serving = async {
             status.wait_for("waiting for the broker");
@@ -157,6 +148,22 @@ pub(crate) fn serve(
         let drained = experiments.drain(!options.until_finished).await;
         outcome.and(drained)
     })
+}
+
+/// Opens the accounts, and decides who is let in.
+fn sign_in(config: &ServerConfig, data_dir: &Path, options: &ServerOptions) -> anyhow::Result<SignIn> {
+    let accounts = Accounts::open(&data_dir.join(accounts::FILE)).context("failed to open the accounts")?;
+    let mut gate = Gate::new(options.listen, options.token()?.as_ref());
+    if config.accounts.auth == Auth::Accounts {
+        gate = gate.with_accounts(accounts.clone(), config.accounts.url());
+        show_first_admin_link(&accounts, config, options.listen)?;
+    }
+    if !gate.accepts_some() {
+        let address = options.listen;
+        tracing::info!(%address, "refusing control requests on a public address without accounts or a control token");
+    }
+    let audit = AuditTrail::start(accounts.clone()).context("failed to start the audit trail")?;
+    Ok(SignIn { accounts, audit, gate })
 }
 
 /// Prints the address at which the first admin sets a password, until there is one. It goes to the terminal, and

@@ -43,7 +43,13 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let config = Agent::config_builder().timeout_global(Some(TIMEOUT)).max_redirects(0).proxy(None);
     let agent = config.http_status_as_error(false).user_agent("dissent").build().new_agent();
-    let webhooks = Webhooks { accounts, log: Arc::downgrade(&log), status: Arc::downgrade(&status), may_be_private, agent };
+    let webhooks = Webhooks {
+        accounts,
+        log: Arc::downgrade(&log),
+        status: Arc::downgrade(&status),
+        may_be_private,
+        agent,
+    };
     let thread = std::thread::Builder::new().name("webhooks".to_owned());
     thread.spawn(move || webhooks.run()).context("failed to start the thread of webhooks")?;
     Ok(())

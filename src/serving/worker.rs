@@ -15,8 +15,8 @@ use dissent_queues::{Broker as _, RabbitBroker};
 use dissent_storage::{ArtifactStore, MemoryLog};
 use tokio::sync::mpsc;
 
-use super::gate::Gate;
 use super::broker_handle::BrokerHandle;
+use super::gate::Gate;
 use super::http;
 use super::plan_checked_history::PlanCheckedHistory;
 use super::signals::{GRACE, Received, Signals};

@@ -120,7 +120,12 @@ impl ExperimentTables {
         Ok(())
     }
 
-    fn push(&mut self, table: TableName, recorded: &Recorded, cells: impl IntoIterator<Item = Cell>) -> usize {
+    fn push(
+        &mut self,
+        table: TableName,
+        recorded: &Recorded,
+        cells: impl IntoIterator<Item = Cell>,
+    ) -> usize {
         let rows = &mut self.tables[table as usize];
         let place = rows.len();
         let origin = [Cell::from(recorded.position), Cell::from(recorded.event.time_us)];

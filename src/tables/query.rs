@@ -172,7 +172,12 @@ impl Query {
 /// A row, with its columns by name.
 pub(super) fn object(table: TableName, row: &Row) -> Map<String, Value> {
     let value = |cell: &Cell| serde_json::to_value(cell).unwrap_or_default();
-    table.columns().iter().zip(&row.cells).map(|(column, cell)| (column.name.to_owned(), value(cell))).collect()
+    table
+        .columns()
+        .iter()
+        .zip(&row.cells)
+        .map(|(column, cell)| (column.name.to_owned(), value(cell)))
+        .collect()
 }
 
 fn cell(value: &Value) -> Cell {

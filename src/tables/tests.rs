@@ -129,7 +129,7 @@ proptest! {
                 let value = match &row[name] {
                     Value::Null => String::new(),
                     Value::String(text) => text.clone(),
-                    value => value.to_string(),
+                    Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => row[name].to_string(),
                 };
                 prop_assert_eq!(cell, value);
             }
@@ -146,6 +146,7 @@ fn parquet_rows(bytes: Vec<u8>) -> Vec<Value> {
     std::io::Write::write_all(&mut file, &bytes).unwrap();
     let reader = SerializedFileReader::new(file).unwrap();
     let rows = reader.get_row_iter(None).unwrap();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "tables have four kinds of columns")]
     let value = |field: &Field| match field {
         Field::Null => Value::Null,
         Field::Bool(value) => Value::from(*value),
@@ -190,6 +191,22 @@ fn a_cursor_belongs_to_its_query() {
         assert!(parse(TABLE, &[other, ("cursor", &next)]).is_err(), "{other:?}");
     }
     assert!(parse(TableName::Prompts, &[("cursor", &next)]).is_err());
+}
+
+#[test]
+fn the_book_has_every_column() {
+    let chapter = include_str!("../../docs/book/src/tables.md");
+    for table in TableName::ALL {
+        let title = format!("## {}\n", table.name()).to_lowercase();
+        let section = chapter.to_lowercase().split_once(&title).unwrap().1.to_owned();
+        let section = section.split("\n## ").next().unwrap().to_owned();
+        for column in table.columns() {
+            let about = column.about.replace('|', "&#124;");
+            let kind = serde_json::to_value(column.kind).unwrap();
+            let row = format!("| `{}` | {} | {about} |", column.name, kind.as_str().unwrap()).to_lowercase();
+            assert!(section.contains(&row), "docs/book/src/tables.md lacks {table}: {row}");
+        }
+    }
 }
 
 #[test]

@@ -186,6 +186,11 @@ impl Round<'_, '_> {
         for _ in 0..HEALTH_REQUESTS {
             let begun = Instant::now();
             let response = clients::get(&address, "/health", RESPONSE_MAX);
+            // A server whose experiments have all ended stops, perhaps before it answers.
+            let waits = || response.is_none() && begun.elapsed() < 2 * RESPONSE_MAX;
+            while self.fleet.runs(SERVER) && waits() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             if !self.fleet.runs(SERVER) {
                 return;
             }

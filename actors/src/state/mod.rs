@@ -53,14 +53,14 @@ pub struct JudgedLine {
 impl Judged {
     /// The number of judgements that were recorded.
     #[must_use]
-    pub fn new(&self) -> u64 {
+    pub fn recorded(&self) -> u64 {
         self.lines.iter().filter(|line| line.is_new).count() as u64
     }
 
     /// The number of judgements that are in the log already, or that came twice.
     #[must_use]
     pub fn already_there(&self) -> u64 {
-        self.lines.len() as u64 - self.new()
+        self.lines.len() as u64 - self.recorded()
     }
 }
 

@@ -299,9 +299,9 @@ impl Fixture {
         let judgements: Vec<FeedbackReceived> = (0..comparisons).map(judgement).collect();
         let (control, experiment) = (pipeline.control(), pipeline.experiment().clone());
         let judged = control.judge(experiment.clone(), judgements.clone()).await.unwrap();
-        assert_eq!((judged.new(), judged.already_there()), (comparisons.into(), 0));
+        assert_eq!((judged.recorded(), judged.already_there()), (comparisons.into(), 0));
         let judged = control.judge(experiment, judgements).await.unwrap();
-        assert_eq!((judged.new(), judged.already_there()), (0, comparisons.into()));
+        assert_eq!((judged.recorded(), judged.already_there()), (0, comparisons.into()));
     }
 
     async fn start(&self, plan: &Plan, trainer: Box<dyn Trainer>, waits_for_people: bool) -> Pipeline {

@@ -62,7 +62,8 @@ pub(super) fn run(data: Option<&Path>, args: &TableArgs) -> anyhow::Result<()> {
 
 fn query(args: &TableArgs) -> Result<Query, BadInput> {
     let pair = |filter: &String| {
-        let split = filter.split_once('=').map(|(column, value)| (column.trim().to_owned(), value.to_owned()));
+        let split =
+            filter.split_once('=').map(|(column, value)| (column.trim().to_owned(), value.to_owned()));
         split.ok_or_else(|| BadInput(format!("--where {filter}: use COLUMN=VALUE")))
     };
     let mut pairs: Vec<(String, String)> = args.filters.iter().map(pair).collect::<Result<_, _>>()?;

@@ -11,13 +11,13 @@ use dissent_domain::log::EventLog;
 use dissent_domain::plan::Plan;
 
 use super::assignment::assign;
-use super::page::Task;
-use crate::feedback::RecordedExperiment;
 use super::csv;
-use crate::feedback::comparisons;
+use super::page::Task;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
 use crate::cli::paths::{FileOrStream, is_stream};
 use crate::error::BadInput;
+use crate::feedback::RecordedExperiment;
+use crate::feedback::comparisons;
 use crate::log_access::open;
 use crate::{files, text};
 

@@ -16,13 +16,13 @@ use serde::Serialize;
 
 use super::export::annotator;
 use super::judgements::{JudgementFile, JudgementLine, read};
-use crate::feedback::RecordedExperiment;
 use super::status::Status;
 use crate::cli::experiment_arg::{self, ExperimentArg};
 use crate::cli::paths::FileOrStream;
 use crate::cli::server::{self, LogAccess};
 use crate::client::Server;
 use crate::error::BadInput;
+use crate::feedback::RecordedExperiment;
 use crate::jsonl::InputError;
 use crate::log_access::open;
 use crate::text::count;

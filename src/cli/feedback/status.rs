@@ -11,8 +11,8 @@ use dissent_domain::learning::RequestedComparison;
 use dissent_domain::plan::FeedbackSource;
 use serde::Serialize;
 
-use crate::feedback::RecordedExperiment;
 use crate::cli::experiment_arg::{ExperimentArg, Target};
+use crate::feedback::RecordedExperiment;
 use crate::log_access::open;
 use crate::text::{count, visible};
 

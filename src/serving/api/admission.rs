@@ -65,9 +65,8 @@ async fn admitted(admission: &Admission, request: Request, next: Next) -> Result
         None => return Err(Problem::internal(anyhow::anyhow!("the rights table lacks {path}"))),
     };
     let named = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
-    let named = named.and_then(|params| {
-        params.iter().find(|(key, _)| *key == "name").map(|(_, value)| value.to_owned())
-    });
+    let named = named
+        .and_then(|params| params.iter().find(|(key, _)| *key == "name").map(|(_, value)| value.to_owned()));
     let accounts = admission.api.accounts();
     let checked = {
         let (caller, named, accounts) = (caller.clone(), named.clone(), accounts.clone());
@@ -220,7 +219,11 @@ pub(super) fn problem_of_accounts(error: AccountsError) -> Problem {
         AccountsError::Forbidden { .. } => StatusCode::FORBIDDEN,
         AccountsError::Stale => StatusCode::PRECONDITION_FAILED,
         AccountsError::BadInput { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        _ => return Problem::internal(error),
+        AccountsError::NewerVersion { .. }
+        | AccountsError::NotWiped
+        | AccountsError::Io { .. }
+        | AccountsError::Damaged(_)
+        | AccountsError::Sqlite(_) => return Problem::internal(error),
     };
     Problem::new(status, error.to_string())
 }

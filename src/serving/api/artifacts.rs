@@ -106,7 +106,8 @@ async fn append(
     let (artifacts, folder) = (api.service()?.artifacts.clone(), api.data_dir().join(FOLDER));
     let _writing = WRITING.lock().await;
     let (pieces, received) = mpsc::channel(4);
-    let writing = tokio::task::spawn_blocking(move || write(&artifacts, &folder, &id, (offset, length), received));
+    let writing =
+        tokio::task::spawn_blocking(move || write(&artifacts, &folder, &id, (offset, length), received));
     let mut stream = body.into_data_stream();
     let mut bytes = 0;
     let mut cut = None;
@@ -147,7 +148,8 @@ async fn append(
 )]
 async fn upload(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
     let bytes = axum::body::to_bytes(body, PART_BYTES_MAX).await.map_err(|_| {
-        let reason = format!("the file has more than {PART_BYTES_MAX} bytes, or is incomplete: send it in parts");
+        let reason =
+            format!("the file has more than {PART_BYTES_MAX} bytes, or is incomplete: send it in parts");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
     })?;
     let (artifacts, folder) = (api.service()?.artifacts.clone(), api.data_dir().to_owned());
@@ -282,7 +284,8 @@ fn size(path: &FilePath) -> anyhow::Result<u64> {
 
 /// Removes stale uploads. Returns whether a further one may begin.
 fn has_room(folder: &FilePath) -> anyhow::Result<bool> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))?;
     let mut unfinished = 0;
     for entry in entries.filter_map(Result::ok) {
         let changed = entry.metadata().and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);

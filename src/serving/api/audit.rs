@@ -53,7 +53,11 @@ impl AuditTrail {
 pub(super) fn note(api: &Api, entry: AuditEntry) {
     let Some(trail) = api.audit() else { return };
     if let Err(TrySendError::Full(entry)) = trail.0.try_send(entry) {
-        tracing::warn!(action = entry.action, object = entry.object, "the audit trail is full: dropped an entry");
+        tracing::warn!(
+            action = entry.action,
+            object = entry.object,
+            "the audit trail is full: dropped an entry"
+        );
     }
 }
 
@@ -86,9 +90,6 @@ async fn list(State(api): State<Api>, Params(params): Params<AuditParams>) -> Re
     let AuditParams { person, object, limit, cursor } = params;
     let (accounts, limit) = (api.require_accounts()?, rows(limit)?);
     let filter = AuditFilter { person, object };
-    let page = blocking(move || {
-        accounts.audit(&filter, limit, cursor.as_deref())
-    })
-    .await?;
+    let page = blocking(move || accounts.audit(&filter, limit, cursor.as_deref())).await?;
     page_response(page.rows, page.next)
 }

@@ -81,9 +81,8 @@ async fn events(
     let name = experiment.clone();
     let streams = reading(move || Ok(log.streams()?)).await?;
     let found = streams.into_iter().find(|(found, _)| *found == name);
-    let (_, last) = found.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, format!("unknown experiment {experiment}"))
-    })?;
+    let (_, last) = found
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("unknown experiment {experiment}")))?;
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accepts.contains("text/event-stream") {
         let resumed = headers.get("last-event-id").map(|id| {

@@ -217,11 +217,12 @@ async fn create(
         let source = match (new.source, &new.configuration) {
             (Some(source), None) if is_local => source,
             (None, Some(configuration)) => {
-                let uploaded =
-                    UploadedConfig { configuration, overrides: &new.overrides, files: &new.files };
+                let uploaded = UploadedConfig { configuration, overrides: &new.overrides, files: &new.files };
                 uploaded.place(&data_dir.join(INPUTS), &artifacts, &names)?
             }
-            (Some(_), _) => anyhow::bail!(BadInput("`source` is for commands on the server's host".to_owned())),
+            (Some(_), _) => {
+                anyhow::bail!(BadInput("`source` is for commands on the server's host".to_owned()))
+            }
             (None, None) => anyhow::bail!(BadInput("send `configuration`".to_owned())),
         };
         let experiment = record_experiment(&*log, &artifacts, &source, &by)?;
@@ -264,7 +265,8 @@ async fn show(State(api): State<Api>, Named(experiment): Named) -> Result<Respon
     let mut shown = state_at(&api, &experiment, None).await?;
     let hosting = api.service()?.status.hosting(&experiment);
     let events = shown["overview"]["events"].as_u64().unwrap_or_default();
-    shown["hosting"] = serde_json::to_value(Row::of(experiment, events, hosting)).map_err(Problem::internal)?;
+    shown["hosting"] =
+        serde_json::to_value(Row::of(experiment, events, hosting)).map_err(Problem::internal)?;
     Ok(json_response(&shown))
 }
 
@@ -310,7 +312,11 @@ async fn state(
 }
 
 /// Returns the overview and the plan of an experiment at a position of the log.
-pub(super) async fn state_at(api: &Api, experiment: &ExperimentId, at: Option<u64>) -> Result<Value, Problem> {
+pub(super) async fn state_at(
+    api: &Api,
+    experiment: &ExperimentId,
+    at: Option<u64>,
+) -> Result<Value, Problem> {
     let (log, name) = (api.service()?.log.clone(), experiment.clone());
     let read = reading(move || {
         let history = ExperimentHistory::read(&*log, &name, at)?;

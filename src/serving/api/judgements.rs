@@ -129,7 +129,8 @@ async fn judge(
         let reason = format!("at most {JUDGEMENTS_MAX} judgements are allowed: send them in parts");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
     }
-    let judgements = judgements.into_iter().enumerate().map(|(at, judgement)| received(&caller, at, judgement));
+    let judgements =
+        judgements.into_iter().enumerate().map(|(at, judgement)| received(&caller, at, judgement));
     let judgements: Vec<FeedbackReceived> = judgements.collect::<Result<_, _>>()?;
     let judged = api.service()?.control.judge(experiment, judgements).await.map_err(rejected)?;
     let lines: Vec<_> = (judged.lines.iter().enumerate())
@@ -138,7 +139,7 @@ async fn judge(
             json!({ "line": at + 1, "outcome": outcome, "event": line.event })
         })
         .collect();
-    let (new, already_there) = (judged.new(), judged.already_there());
+    let (new, already_there) = (judged.recorded(), judged.already_there());
     Ok(json_response(&json!({ "new": new, "already_there": already_there, "lines": lines })))
 }
 
@@ -201,11 +202,14 @@ fn received(caller: &Caller, at: usize, judgement: Judgement) -> Result<Feedback
 }
 
 fn rejected(error: CommandError) -> Problem {
-    match &error {
-        CommandError::JudgementsRejected { line, reason, .. } => {
-            let (line, reason) = (json!(line), json!(reason));
-            problem_of(error).with("line", line).with("reason", reason)
-        }
-        _ => problem_of(error),
+    let at_fault = if let CommandError::JudgementsRejected { line, reason, .. } = &error {
+        Some((json!(line), json!(reason)))
+    } else {
+        None
+    };
+    let problem = problem_of(error);
+    match at_fault {
+        Some((line, reason)) => problem.with("line", line).with("reason", reason),
+        None => problem,
     }
 }

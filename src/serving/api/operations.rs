@@ -115,7 +115,10 @@ pub(super) async fn back_up(
 fn rabbit(api: &Api) -> Result<(Arc<RabbitBroker>, Vec<ExperimentId>), Problem> {
     let status = &api.service()?.status;
     let broker = status.broker().and_then(|broker| broker.rabbit()).ok_or_else(|| {
-        Problem::new(StatusCode::CONFLICT, "the embedded broker has no queues to look at: set [broker] kind = \"rabbitmq\"")
+        Problem::new(
+            StatusCode::CONFLICT,
+            "the embedded broker has no queues to look at: set [broker] kind = \"rabbitmq\"",
+        )
     })?;
     Ok((broker, status.experiments().into_iter().map(|(experiment, _)| experiment).collect()))
 }
@@ -137,9 +140,7 @@ async fn queues(State(api): State<Api>) -> Result<Response, Problem> {
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let found = broker.queue_stats(&names).await.map_err(Problem::internal)?;
-    let row = |queue: &dissent_queues::QueueStats| {
-        json!({ "queue": queue.name, "messages": queue.messages, "consumers": queue.consumers })
-    };
+    let row = |queue: &dissent_queues::QueueStats| json!({ "queue": queue.name, "messages": queue.messages, "consumers": queue.consumers });
     page_response(found.iter().map(row).collect::<Vec<_>>(), None)
 }
 

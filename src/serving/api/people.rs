@@ -295,10 +295,9 @@ async fn create_token(
     let Some(owner) = caller.person else {
         return Err(Problem::forbidden("a token belongs to a person: sign in first"));
     };
-    let made = blocking(move || {
-        accounts.create_token(&owner, &name, &scope, experiments.as_deref(), until, now())
-    })
-    .await?;
+    let made =
+        blocking(move || accounts.create_token(&owner, &name, &scope, experiments.as_deref(), until, now()))
+            .await?;
     Ok(created(&json!({ "id": made.id, "token": made.text, "expires_at": until })))
 }
 

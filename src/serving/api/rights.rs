@@ -79,8 +79,16 @@ pub(super) const RIGHTS: &[Right] = {
         right("POST", "/api/v1/experiments/{name}/orders/{action}", On(A::OrderExperiments, Write, Own)),
         right("POST", "/experiments/{name}/{action}", On(A::OrderExperiments, Write, Own)),
         right("GET", "/api/v1/experiments/{name}/sharing", On(A::ReadExperiments, Read, Shared)),
-        right("PUT", "/api/v1/experiments/{name}/sharing/{person}", On(A::ShareExperiments, Write, Access::Owner)),
-        right("DELETE", "/api/v1/experiments/{name}/sharing/{person}", On(A::ShareExperiments, Write, Access::Owner)),
+        right(
+            "PUT",
+            "/api/v1/experiments/{name}/sharing/{person}",
+            On(A::ShareExperiments, Write, Access::Owner),
+        ),
+        right(
+            "DELETE",
+            "/api/v1/experiments/{name}/sharing/{person}",
+            On(A::ShareExperiments, Write, Access::Owner),
+        ),
         // Files that configurations name.
         right("POST", "/api/v1/artifacts", May(A::UploadArtifacts, Write)),
         right("GET", "/api/v1/artifacts/{hash}", May(A::UploadArtifacts, Write)),

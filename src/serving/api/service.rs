@@ -160,11 +160,14 @@ impl Api {
 
     /// The experiments that a caller may read; `None`: all.
     pub(super) async fn visible_to(&self, caller: &Caller) -> Result<Option<BTreeSet<String>>, Problem> {
-        let listed = match &caller.via {
-            Via::Token { experiments: Some(listed), .. } => Some(listed.iter().cloned().collect()),
-            _ => None,
+        let listed = if let Via::Token { experiments: Some(listed), .. } = &caller.via {
+            Some(listed.iter().cloned().collect())
+        } else {
+            None
         };
-        let (Some(person), Some(accounts)) = (caller.person.clone(), self.accounts()) else { return Ok(listed) };
+        let (Some(person), Some(accounts)) = (caller.person.clone(), self.accounts()) else {
+            return Ok(listed);
+        };
         if caller.role == Some(Role::Admin) {
             return Ok(listed);
         }
@@ -260,7 +263,8 @@ impl<S: Send + Sync> FromRequest<S> for Text {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = read_within(Bytes::from_request(request, state), BODY_TIMEOUT).await?;
         let text = String::from_utf8(bytes.into());
-        text.map(Self).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "invalid request body: it is not UTF-8"))
+        text.map(Self)
+            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "invalid request body: it is not UTF-8"))
     }
 }
 

@@ -114,9 +114,9 @@ pub(in crate::serving) async fn caught_up(
         drop(folded);
         Ok(known.then_some(tables))
     });
-    known.await?.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, format!("unknown experiment {experiment}"))
-    })
+    known
+        .await?
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("unknown experiment {experiment}")))
 }
 
 /// The response with all rows, written while the client takes them.
@@ -135,7 +135,8 @@ fn whole(experiment: &ExperimentId, tables: SharedTables, query: Query, format: 
         let part = receiver.recv().await?;
         Some((part, receiver))
     });
-    let mut response = ([(header::CONTENT_TYPE, format.content_type())], Body::from_stream(parts)).into_response();
+    let mut response =
+        ([(header::CONTENT_TYPE, format.content_type())], Body::from_stream(parts)).into_response();
     // The names of experiments and tables are plain.
     if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{file}\"")) {
         response.headers_mut().insert(header::CONTENT_DISPOSITION, value);

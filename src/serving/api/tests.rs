@@ -50,7 +50,8 @@ impl Place {
             gate = gate.with_accounts(accounts.clone(), url.map(|url| url.parse().unwrap()));
         }
         let audit = AuditTrail::start(accounts.clone()).unwrap();
-        let api = Api::of_server(folder.path(), SignIn { accounts: accounts.clone(), audit, gate: gate.clone() });
+        let api =
+            Api::of_server(folder.path(), SignIn { accounts: accounts.clone(), audit, gate: gate.clone() });
         Self { _folder: folder, accounts, routes: routes(&api, gate) }
     }
 
@@ -196,7 +197,8 @@ async fn a_token_allows_what_its_scope_and_its_person_allow() {
     place.accounts.set_owner("e", &admin).unwrap();
     for scope in [Scope::Read, Scope::Write, Scope::Judge, Scope::Operate, Scope::Work] {
         let listed = ["e".to_owned()];
-        let made = place.accounts.create_token(&admin, "t", &[scope], Some(&listed), now() + 60, now()).unwrap();
+        let made =
+            place.accounts.create_token(&admin, "t", &[scope], Some(&listed), now() + 60, now()).unwrap();
         let bearer = [("authorization", format!("Bearer {}", made.text))];
         for right in RIGHTS {
             let needed = match right.need {
@@ -213,7 +215,8 @@ async fn a_token_allows_what_its_scope_and_its_person_allow() {
         assert_eq!(other, expected, "{scope}: an experiment that the token does not list");
     }
     for wrong in ["dissent_x_y", "Bearer", "Bearer dissent_", "Bearer x", "Basic YTpi"] {
-        let answer = place.send("GET", "/api/v1/experiments", &[("authorization", wrong.to_owned())], "").await;
+        let answer =
+            place.send("GET", "/api/v1/experiments", &[("authorization", wrong.to_owned())], "").await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{wrong}");
     }
 }
@@ -225,7 +228,9 @@ async fn a_change_with_a_cookie_needs_the_csrf_token_and_a_page_of_this_server()
     let session = place.session(Role::Admin);
     let cookie = session[0].clone();
     let new = r#"{"name":"n","role":"viewer"}"#;
-    let create = async |headers: &[(&'static str, String)]| place.send("POST", "/api/v1/people", headers, new).await.status;
+    let create = async |headers: &[(&'static str, String)]| {
+        place.send("POST", "/api/v1/people", headers, new).await.status
+    };
     assert_eq!(create(std::slice::from_ref(&cookie)).await, StatusCode::FORBIDDEN);
     assert_eq!(create(&[cookie.clone(), ("x-csrf-token", "x".to_owned())]).await, StatusCode::FORBIDDEN);
     for (name, value) in [
@@ -260,7 +265,8 @@ async fn a_loopback_server_without_accounts_serves_only_its_own_name_and_pages()
     for host in ["127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]:9464", "127.0.0.2", "[::1]"] {
         assert_eq!(asked(&[("host", host)]).await, OK, "{host}");
     }
-    for host in ["evil.example", "localhost.evil.example:9464", "10.0.0.1:9464", "127.0.0.1.evil.example", ""] {
+    for host in ["evil.example", "localhost.evil.example:9464", "10.0.0.1:9464", "127.0.0.1.evil.example", ""]
+    {
         assert_eq!(asked(&[("host", host)]).await, StatusCode::FORBIDDEN, "{host}");
     }
     assert_eq!(asked(&[("origin", "http://localhost:9464")]).await, OK);
@@ -274,7 +280,8 @@ async fn a_loopback_server_without_accounts_serves_only_its_own_name_and_pages()
 
 #[tokio::test]
 async fn a_control_token_counts_on_every_address_and_a_public_server_needs_one() {
-    let bearer = |token: &str| [("authorization", format!("Bearer {token}")), ("host", "server:9464".to_owned())];
+    let bearer =
+        |token: &str| [("authorization", format!("Bearer {token}")), ("host", "server:9464".to_owned())];
     for listen in ["0.0.0.0:9464", "127.0.0.1:9464"] {
         let place = Place::with(listen, Some(TOKEN), None);
         let status = async |headers: &[(&'static str, String)]| {
@@ -299,7 +306,8 @@ async fn people_sign_in_and_out_with_a_cookie_that_scripts_do_not_see() {
     place.person(Role::Researcher);
     let host = ("host", "lab.example".to_owned());
     let body = |password: &str| json!({ "name": "a researcher", "password": password }).to_string();
-    let wrong = place.send("POST", "/api/v1/session", std::slice::from_ref(&host), &body("wrong password")).await;
+    let wrong =
+        place.send("POST", "/api/v1/session", std::slice::from_ref(&host), &body("wrong password")).await;
     assert!(wrong.status == StatusCode::UNAUTHORIZED && wrong.cookie.is_none());
     let answer = place.send("POST", "/api/v1/session", std::slice::from_ref(&host), &body(PASSWORD)).await;
     let cookie = answer.cookie.unwrap();

@@ -17,10 +17,7 @@ use crate::serving::gate::{Caller, now};
 use crate::serving::problem::Problem;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(delete))
-        .routes(routes!(deliveries))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(delete)).routes(routes!(deliveries))
 }
 
 /// A subscription to make.
@@ -83,11 +80,7 @@ async fn create(
     delete, path = "/api/v1/webhooks/{id}", tag = "webhooks", params(("id" = String, Path)),
     responses((status = 204, description = "Ended"), (status = 404, description = "Unknown"))
 )]
-async fn delete(
-    State(api): State<Api>,
-    caller: Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
+async fn delete(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<Response, Problem> {
     let (accounts, owner) = (api.require_accounts()?, owner(&caller));
     blocking(move || accounts.delete_webhook(owner.as_ref(), &id)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

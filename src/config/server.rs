@@ -57,7 +57,7 @@ pub(crate) struct AccountsConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Auth {
-    /// Whoever reaches a loopback address, or has the control token, may do everything.
+    /// A caller on a loopback address or with the control token may do everything.
     #[default]
     Local,
     /// People sign in, and programs send API tokens.

@@ -1,5 +1,5 @@
-//! Configurations that come over HTTP. Their sender has no files on the server, and must reach none: every input
-//! is a file that was uploaded before, by its hash, or a name that the server's settings define.
+//! Configurations that come over HTTP. Their sender has no files on the server, and must reach none: every
+//! input is a file that was uploaded before, by its hash, or a name that the server's settings define.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

@@ -27,7 +27,8 @@ pub(crate) fn remove_unfinished(data_dir: &Path) {
     }
 }
 
-/// Copies the log of a data folder, and its accounts if it has any, to a new folder. Returns the number of events.
+/// Copies the log of a data folder, and its accounts if it has any, to a new folder. Returns the number of
+/// events.
 ///
 /// # Errors
 /// If the folder exists, or a copy fails.

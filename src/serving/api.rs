@@ -1,16 +1,19 @@
 //! The HTTP API of a process that has the event log open. While it does, no other process can open the log,
-//! so commands send requests. Programs and pages send them over TCP, commands of the host over the local socket.
+//! so commands send requests. Programs and pages send them over TCP, commands of the host over the local
+//! socket.
 //!
-//! Each file has the routes of a resource, with their description; [`rights`] says who may use which. Over TCP the
-//! gate recognises the caller, over the socket the file system decides who may connect.
+//! Each file has the routes of a resource, with their description; [`rights`] says who may use which. Over
+//! TCP the gate recognises the caller, over the socket the file system decides who may connect.
 
+mod accounts_access;
 mod admission;
 mod artifacts;
-pub(crate) mod audit;
+mod audit;
 mod description;
 mod events;
 mod experiments;
 mod judgements;
+mod limits;
 mod operations;
 mod page;
 mod people;
@@ -34,16 +37,11 @@ use axum::routing::post;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::admission::ClientAddress;
 use self::admission::{Admission, admit};
+use self::limits::{BODY_BYTES_MAX, ORDER_BYTES_MAX};
 use super::gate::Gate;
 use crate::pages;
 use service::Api;
-
-/// Longest body of an order, in bytes.
-const ORDER_BYTES_MAX: usize = 8 << 10;
-/// Longest body, in bytes.
-const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// The routes with a description.
 fn described() -> (Router<Api>, OpenApi) {

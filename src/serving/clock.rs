@@ -10,8 +10,8 @@ use tokio::sync::watch;
 /// Shortest time between two messages to a listener.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Tells the last durable position of the log, no more often than [`INTERVAL`]. All listeners wake together, so
-/// that they can share what they read.
+/// Tells the last durable position of the log, no more often than [`INTERVAL`]. All listeners wake together,
+/// so that they can share what they read.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock(watch::Receiver<u64>);
 

@@ -228,8 +228,8 @@ impl Gate {
         ))
     }
 
-    /// Refuses a request for metrics, which needs no secret. Without a token or accounts, a page in a browser on
-    /// this host could read the answer, if the name of its site resolves to this host.
+    /// Refuses a request for metrics, which needs no secret, from a page that reached a loopback address by
+    /// the name of its own site.
     ///
     /// # Errors
     /// The response to a request that is refused.

@@ -4,7 +4,9 @@
 pub(crate) mod accept;
 pub(crate) mod api;
 mod archive;
+pub(crate) mod audit_trail;
 mod broker_handle;
+pub(crate) mod client_address;
 pub(crate) mod clock;
 pub(crate) mod control_token;
 pub(crate) mod experiments;
@@ -18,6 +20,7 @@ pub(crate) mod server;
 mod signals;
 pub(crate) mod status;
 mod systemd;
+pub(crate) mod table_cache;
 mod webhooks;
 pub(crate) mod worker;
 pub(crate) mod worker_directory;

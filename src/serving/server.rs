@@ -13,8 +13,8 @@ use dissent_storage::accounts::{self, Accounts};
 use tokio::sync::Notify;
 
 use super::api;
-use super::api::audit::AuditTrail;
 use super::api::service::{Api, Service, SignIn};
+use super::audit_trail::AuditTrail;
 use super::broker_handle::BrokerHandle;
 use super::control_token::ControlToken;
 use super::experiments::{Experiments, Shared};
@@ -166,8 +166,8 @@ fn sign_in(config: &ServerConfig, data_dir: &Path, options: &ServerOptions) -> a
     Ok(SignIn { accounts, audit, gate })
 }
 
-/// Prints the address at which the first admin sets a password, until there is one. It goes to the terminal, and
-/// not to the log, which others may read.
+/// Prints the address at which the first admin sets a password, until there is one. It goes to the terminal,
+/// and not to the log, which others may read.
 fn show_first_admin_link(
     accounts: &Accounts,
     config: &ServerConfig,
@@ -177,7 +177,7 @@ fn show_first_admin_link(
     let Some(secret) = accounts.first_admin_link(now())? else { return Ok(()) };
     let origin = config.accounts.url().map(|url| url.origin().ascii_serialization());
     let origin = origin.unwrap_or_else(|| format!("http://{listen}"));
-    // Whoever starts the server without a terminal finds the link in its output all the same.
+    // A server without a terminal has the link in its output.
     let text = format!("Set the password of the first admin within a day:\n  {origin}/invitation#{secret}\n");
     std::io::stderr().write_all(text.as_bytes()).context("failed to write to stderr")
 }

@@ -1,7 +1,8 @@
 //! Tells subscribers of events: notes what happened, and delivers it until it arrives.
 //!
-//! The end of an experiment and the settling of a round are read from the log, from where the last process ended.
-//! That a round waits for people, or that an experiment is halted, is a state, which is seen again after a restart.
+//! The end of an experiment and the settling of a round are read from the log, from where the last process
+//! ended. That a round waits for people, or that an experiment is halted, is a state, which is seen again
+//! after a restart.
 
 use std::net::ToSocketAddrs as _;
 use std::ops::ControlFlow;

@@ -1,7 +1,7 @@
 //! Whole tables of an experiment: rows of events, for data frames, spreadsheets and pages.
 //!
-//! [`ExperimentTables`] folds the events; a [`Query`] filters, sorts and pages; [`write()`] writes JSON lines, CSV or
-//! Parquet. All three have the same rows in the same order.
+//! [`ExperimentTables`] folds the events; a [`Query`] filters, sorts and pages; [`write()`] writes JSON
+//! lines, CSV or Parquet. All three have the same rows in the same order.
 
 mod columns;
 mod fold;

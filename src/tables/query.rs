@@ -76,7 +76,8 @@ impl Query {
         Self { table, filters: Vec::new(), sort, limit: LIMIT_DEFAULT, cursor: None, identity: String::new() }
     }
 
-    /// Reads a query from pairs, as in the address of a page: `sort=-pacs`, `limit=50`, `cursor=…`, `round=2`,
+    /// Reads a query from pairs, as in the address of a page: `sort=-pacs`, `limit=50`, `cursor=…`,
+    /// `round=2`,
     /// `pacs.gte=0.5`, `text.contains=sorry`; also `.lte` and `.ne`. An empty value is that of empty cells.
     ///
     /// # Errors
@@ -155,7 +156,7 @@ impl Query {
         self.sort.map_or(&Cell::Null, |(column, _)| &row.cells[column])
     }
 
-    /// Orders rows by value and place; empty values last, whatever the direction.
+    /// Orders rows by value and place; empty values come last in both directions.
     fn order(&self, a: (&Cell, usize), b: (&Cell, usize)) -> Ordering {
         let is_descending = self.sort.is_some_and(|(_, descending)| descending);
         let by_value = match (a.0, b.0) {

@@ -36,7 +36,7 @@ pub(crate) use self::limits::Limits;
 use self::body::{RequestBody, ResponseBody};
 use self::seats::{Seat, Seats};
 use self::stream::{Activity, BoundedStream};
-use super::api::ClientAddress;
+use super::client_address::ClientAddress;
 use super::problem::Problem;
 
 /// Pause after a failure to accept a connection.

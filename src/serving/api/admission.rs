@@ -1,7 +1,6 @@
-//! The way of a request to its route: who sends it, whether they may, whether it was sent before, and a line in
-//! the audit trail.
+//! The way of a request to its route: who sends it, whether they may, whether it was sent before, and a line
+//! in the audit trail.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -9,11 +8,14 @@ use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, 
 use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
-use dissent_storage::accounts::{Accounts, AccountsError, AuditEntry, Channel, Claim};
+use dissent_storage::accounts::{Accounts, AuditEntry, Channel, Claim};
 
+use super::accounts_access::blocking;
+use super::audit;
+use super::limits::BODY_BYTES_MAX;
 use super::rights::{self, Need};
 use super::service::Api;
-use super::{BODY_BYTES_MAX, audit};
+use crate::serving::client_address::ClientAddress;
 use crate::serving::gate::{Caller, Gate, Via, now};
 use crate::serving::problem::Problem;
 use crate::serving::request_id;
@@ -24,10 +26,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_BYTES_MAX: usize = 200;
 /// Largest answer that is kept for a repeated request, in bytes.
 const KEPT_BYTES_MAX: usize = 256 << 10;
-
-/// The address of the client of a request, where the listener knows it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ClientAddress(pub(crate) IpAddr);
 
 /// What admits requests to the routes of the API.
 #[derive(Clone)]
@@ -195,35 +193,4 @@ async fn once(
     })
     .await?;
     Ok(Response::from_parts(head, Body::from(body)))
-}
-
-/// Uses the accounts on a thread that may block.
-///
-/// # Errors
-/// The response to the failure.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AccountsError> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(Problem::internal)?.map_err(problem_of_accounts)
-}
-
-/// The response to a failure of the accounts.
-pub(super) fn problem_of_accounts(error: AccountsError) -> Problem {
-    let status = match &error {
-        AccountsError::NotFound { .. } => StatusCode::NOT_FOUND,
-        AccountsError::NameTaken | AccountsError::LastAdmin => StatusCode::CONFLICT,
-        AccountsError::WrongCredentials | AccountsError::Ended => StatusCode::UNAUTHORIZED,
-        AccountsError::Throttled { retry_after_seconds } => {
-            return Problem::too_many(error.to_string(), *retry_after_seconds);
-        }
-        AccountsError::Forbidden { .. } => StatusCode::FORBIDDEN,
-        AccountsError::Stale => StatusCode::PRECONDITION_FAILED,
-        AccountsError::BadInput { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        AccountsError::NewerVersion { .. }
-        | AccountsError::NotWiped
-        | AccountsError::Io { .. }
-        | AccountsError::Damaged(_)
-        | AccountsError::Sqlite(_) => return Problem::internal(error),
-    };
-    Problem::new(status, error.to_string())
 }

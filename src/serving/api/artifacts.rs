@@ -1,7 +1,7 @@
 //! Uploads: the files that configurations over HTTP name by their hash, sent in parts.
 //!
-//! A part is appended to `uploads/HASH.part` in the data folder. When all bytes are there, their BLAKE3 hash is
-//! checked, and the file becomes an artifact. An upload that was interrupted goes on where it ended.
+//! A part is appended to `uploads/HASH.part` in the data folder. When all bytes are there, their BLAKE3 hash
+//! is checked, and the file becomes an artifact. An upload that was interrupted goes on where it ended.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -71,9 +71,9 @@ async fn show(State(api): State<Api>, Path(hash): Path<String>) -> Result<Respon
 
 /// Append a part to an upload.
 ///
-/// `Upload-Offset` is the number of bytes before the part, and `Upload-Length` that of the whole file. A part that
-/// does not continue the upload is refused with `received`. After the last part the hash is checked; a wrong file
-/// is discarded.
+/// `Upload-Offset` is the number of bytes before the part, and `Upload-Length` that of the whole file. A part
+/// that does not continue the upload is refused with `received`. After the last part the hash is checked; a
+/// wrong file is discarded.
 #[utoipa::path(
     patch, path = "/api/v1/artifacts/{hash}", tag = "artifacts",
     params(
@@ -136,7 +136,8 @@ async fn append(
     }
 }
 
-/// Upload a file of at most 64 MiB in one request. The answer has its hash, which the client need not compute.
+/// Upload a file of at most 64 MiB in one request. The answer has its hash, which the client need not
+/// compute.
 #[utoipa::path(
     post, path = "/api/v1/artifacts", tag = "artifacts",
     request_body(content = String, content_type = "application/octet-stream"),

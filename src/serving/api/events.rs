@@ -44,8 +44,8 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct EventsParams {
-    /// The version of the last event that the client has; 0 for all. A listener without it begins with the next
-    /// event.
+    /// The version of the last event that the client has; 0 for all. A listener without it begins with the
+    /// next event.
     after: Option<u64>,
     /// Events of a page of JSON lines, 1 to 500; default 500.
     #[param(minimum = 1, maximum = 500)]
@@ -54,12 +54,12 @@ struct EventsParams {
 
 /// The events of an experiment.
 ///
-/// With `Accept: text/event-stream`, a stream of server-sent events, at most four messages a second. The data of a
-/// message is `{version, progress, events}`, with the type, time and position of each event. Its id is the version
-/// of its last event, so a browser that reconnects continues with `Last-Event-ID`.
+/// With `Accept: text/event-stream`, a stream of server-sent events, at most four messages a second. The data
+/// of a message is `{version, progress, events}`, with the type, time and position of each event. Its id is
+/// the version of its last event, so a browser that reconnects continues with `Last-Event-ID`.
 ///
-/// Otherwise a page of JSON lines, each an event with its body. The header `X-Next-After` is the `after` of the
-/// next page; it is absent at the end.
+/// Otherwise a page of JSON lines, each an event with its body. The header `X-Next-After` is the `after` of
+/// the next page; it is absent at the end.
 #[utoipa::path(
     get, path = "/api/v1/experiments/{name}/events", tag = "experiments",
     params(("name" = String, Path), EventsParams, ("Last-Event-ID" = Option<u64>, Header, description = "As `after`")),
@@ -155,8 +155,8 @@ struct Message {
     last: u64,
 }
 
-/// The latest messages, by their experiment and the version before them. Listeners wake together and mostly want
-/// the same message, which one of them makes.
+/// The latest messages, by their experiment and the version before them. Listeners wake together and mostly
+/// want the same message, which one of them makes.
 static SHARED: Mutex<VecDeque<(ExperimentId, u64, Message)>> = Mutex::new(VecDeque::new());
 
 async fn message(api: &Api, experiment: &ExperimentId, after: u64) -> Result<Option<Message>, Problem> {

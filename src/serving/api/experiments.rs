@@ -16,8 +16,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ORDER_BYTES_MAX;
-use super::admission::blocking;
+use super::accounts_access::blocking;
+use super::limits::ORDER_BYTES_MAX;
 use super::page::{Params, page_response, rows};
 use super::service::{
     Api, Body, Named, json_response, not_a_server, problem_of, problem_of_failure, reading,
@@ -171,8 +171,8 @@ pub(super) async fn page_of_experiments(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewExperiment {
-    /// TOML as a text, or the same as an object. Its inputs are paths in `files`, or `server:NAME` with a name of
-    /// the server's settings. It has no section `[broker]`, `[artifacts]` or `[runtime]`.
+    /// TOML as a text, or the same as an object. Its inputs are paths in `files`, or `server:NAME` with a
+    /// name of the server's settings. It has no section `[broker]`, `[artifacts]` or `[runtime]`.
     #[serde(default)]
     #[schema(value_type = Object)]
     configuration: Option<Value>,
@@ -248,7 +248,8 @@ async fn own(api: &Api, caller: &Caller, experiment: &ExperimentId) -> Result<()
     blocking(move || accounts.set_owner(&experiment, &person)).await
 }
 
-/// The name by which events know a caller: the opaque id of a person, or what a caller without an account says.
+/// The name by which events know a caller: the opaque id of a person, or what a caller without an account
+/// says.
 pub(super) fn by(caller: &Caller, said: String) -> String {
     caller.person.as_ref().map_or(said, ToString::to_string)
 }

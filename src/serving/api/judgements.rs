@@ -103,8 +103,8 @@ struct Judgement {
 
 /// Record judgements: one, a list of them, or JSON lines. All are recorded, or none.
 ///
-/// Each is checked against the history first, and durable before the answer. The answer says of each line whether
-/// it is `recorded` or was `already_there`. A repeated request changes nothing.
+/// Each is checked against the history first, and durable before the answer. The answer says of each line
+/// whether it is `recorded` or was `already_there`. A repeated request changes nothing.
 #[utoipa::path(
     post, path = "/api/v1/experiments/{name}/judgements", tag = "judgements",
     params(("name" = String, Path)),

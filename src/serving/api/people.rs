@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admission::{blocking, problem_of_accounts};
+use super::accounts_access::{blocking, problem_of_accounts};
 use super::page::{Params, page_response, rows};
 use super::service::{Api, Body, Named, json_response};
 use crate::serving::gate::{Caller, now};
@@ -178,8 +178,8 @@ async fn change(
     person_response(StatusCode::OK, &changed)
 }
 
-/// Erase a person: name, password, links, tokens and the texts of their comments. Their verdicts stay, without a
-/// name. This cannot be undone, also not by a restore.
+/// Erase a person: name, password, links, tokens and the texts of their comments. Their verdicts stay,
+/// without a name. This cannot be undone, also not by a restore.
 #[utoipa::path(
     delete, path = "/api/v1/people/{person}", tag = "people", params(("person" = String, Path)),
     responses(

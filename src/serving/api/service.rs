@@ -19,16 +19,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::admission::blocking;
-use super::audit::AuditTrail;
-use super::tables::TableCache;
+use super::accounts_access::blocking;
 
 use crate::error::FailureKind;
+use crate::serving::audit_trail::AuditTrail;
 use crate::serving::clock::Clock;
 use crate::serving::experiments::Orders;
 use crate::serving::gate::{COOKIE_NAME, Caller, Gate, Via};
 use crate::serving::problem::Problem;
 use crate::serving::status::ServiceStatus;
+use crate::serving::table_cache::TableCache;
 use crate::serving::worker_directory::ServerEntry;
 
 /// Longest wait for the whole body.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admission::blocking;
+use super::accounts_access::blocking;
 use super::service::{Api, Body, json_response};
 use crate::serving::gate::{Caller, Via, now};
 use crate::serving::problem::Problem;

@@ -1,9 +1,8 @@
 //! Tables of experiments: pages of rows, and whole tables.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::PoisonError;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query as AxumQuery, State};
@@ -19,33 +18,11 @@ use utoipa_axum::routes;
 use super::service::{Api, json_response, reading};
 use crate::error::BadInput;
 use crate::serving::problem::Problem;
-use crate::tables::{ExperimentTables, Format, Query, TableName, write};
+use crate::serving::table_cache::SharedTables;
+use crate::tables::{Format, Query, TableName, write};
 
-/// Experiments whose tables are kept in memory.
-const KEPT_MAX: usize = 4;
 /// Bytes of a part of a whole table that is written at once.
 const PART_BYTES: usize = 64 << 10;
-
-/// The tables that were read last. A later request folds the events that came since.
-#[derive(Default)]
-pub(crate) struct TableCache(Mutex<VecDeque<(ExperimentId, SharedTables)>>);
-
-type SharedTables = Arc<RwLock<ExperimentTables>>;
-
-impl TableCache {
-    fn of(&self, experiment: &ExperimentId) -> SharedTables {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = kept.iter().position(|(name, _)| name == experiment);
-        let entry = place.and_then(|place| kept.remove(place));
-        let entry = entry.unwrap_or_else(|| (experiment.clone(), Arc::default()));
-        let tables = entry.1.clone();
-        kept.push_back(entry);
-        if kept.len() > KEPT_MAX {
-            kept.pop_front();
-        }
-        tables
-    }
-}
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(table))
@@ -53,7 +30,8 @@ pub(super) fn router() -> OpenApiRouter<Api> {
 
 /// A table of an experiment: a page of rows, or all rows.
 ///
-/// Each other query parameter filters by a column: `round=2`, `pacs.gte=0.5`, `pacs.lte=1`, `outcome.ne=false alarm`,
+/// Each other query parameter filters by a column: `round=2`, `pacs.gte=0.5`, `pacs.lte=1`, `outcome.ne=false
+/// alarm`,
 /// `text.contains=sorry`. The book's chapter on tables has the columns.
 #[utoipa::path(
     get, path = "/api/v1/experiments/{name}/tables/{table}", tag = "tables",

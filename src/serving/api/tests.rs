@@ -10,10 +10,10 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 
-use super::audit::AuditTrail;
 use super::rights::{Need, RIGHTS};
 use super::service::SignIn;
 use super::*;
+use crate::serving::audit_trail::AuditTrail;
 use crate::serving::control_token::ControlToken;
 use crate::serving::gate::{self, COOKIE_NAME, now};
 use dissent_storage::accounts::{Accounts, FILE};

@@ -20,7 +20,8 @@ pub(crate) struct Shown {
     pub(crate) halted: Option<String>,
 }
 
-/// Returns the rows of the list of experiments, each with its state in words, and the cursor of the next page.
+/// Returns the rows of the list of experiments, each with its state in words, and the cursor of the next
+/// page.
 pub(crate) async fn experiments(
     api: &Api,
     caller: &Caller,

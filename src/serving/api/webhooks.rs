@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admission::blocking;
+use super::accounts_access::blocking;
 use super::page::page_response;
 use super::service::{Api, Body, json_response};
 use crate::serving::gate::{Caller, now};
@@ -52,8 +52,8 @@ async fn list(State(api): State<Api>, caller: Caller) -> Result<Response, Proble
 
 /// Subscribe to events. The answer shows the secret of the signatures once.
 ///
-/// A delivery is a `POST` with JSON. Its header `Dissent-Signature` is `t=SECONDS,v1=HEX`, the HMAC-SHA256 with the
-/// secret of the time, a dot and the body. A delivery without a 2xx answer is retried for a day.
+/// A delivery is a `POST` with JSON. Its header `Dissent-Signature` is `t=SECONDS,v1=HEX`, the HMAC-SHA256
+/// with the secret of the time, a dot and the body. A delivery without a 2xx answer is retried for a day.
 #[utoipa::path(
     post, path = "/api/v1/webhooks", tag = "webhooks", request_body = NewSubscription,
     responses(

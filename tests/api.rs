@@ -142,6 +142,10 @@ fn a_program_creates_watches_reads_and_forks_an_experiment() {
     let new = json!({ "configuration": configuration, "files": files, "start": true, "by": "ann" });
 
     check_refusals(&client, &new);
+    // Nothing is halted that does not exist.
+    assert_eq!(client.json("POST", "/api/v1/experiments/lab/retry", &json!({})).0, 404);
+    assert_eq!(client.get("/api/v1/experiments")["rows"], json!([]));
+
     let (status, made) = client.json("POST", "/api/v1/experiments", &new);
     assert_eq!((status, &made["experiment"]), (201, &json!("lab")), "{made}");
     assert_eq!(client.json("POST", "/api/v1/experiments", &new).0, 409, "the name is taken");

@@ -506,7 +506,12 @@ async fn retry(
     Body(body): Body<OrderBody>,
 ) -> Result<Response, Problem> {
     body.check_folder(&api)?;
-    let orders = api.service()?.orders.as_ref().ok_or_else(not_a_server)?;
+    let service = api.service()?;
+    let orders = service.orders.as_ref().ok_or_else(not_a_server)?;
+    let (log, name) = (service.log.clone(), experiment.clone());
+    if reading(move || Ok(log.read_stream(&name, 0, 1)?.is_empty())).await? {
+        return Err(unknown(&experiment));
+    }
     tracing::info!(experiment_id = %experiment, by = by(&caller, body.by), "received order to retry");
     orders.host(&experiment).await.map_err(problem_of_failure)?;
     Ok(json_response(&json!({ "experiment": experiment })))

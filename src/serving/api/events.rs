@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,7 +15,8 @@ use dissent_domain::log::EventLog as _;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,10 +25,13 @@ use super::experiments::Row;
 use super::page::Params;
 use super::service::{Api, Named, Service, reading};
 use crate::history::envelope;
+use crate::serving::clock::INTERVAL;
 use crate::serving::problem::Problem;
 
-/// Events of a message to a listener, and of a page of JSON lines.
+/// Events of a page of JSON lines.
 const EVENTS_MAX: usize = 500;
+/// Events of a message to a listener.
+const MESSAGE_EVENTS_MAX: usize = 2000;
 /// Bytes of a page of JSON lines after which it ends: an event may hold all completions of a prompt.
 const PAGE_BYTES: usize = 8 << 20;
 /// Messages that listeners share.
@@ -173,7 +177,7 @@ async fn message(api: &Api, experiment: &ExperimentId, after: u64) -> Result<Opt
     }
     let service = api.service()?;
     let (log, name) = (service.log.clone(), experiment.clone());
-    let read = tokio::task::spawn_blocking(move || log.read_stream(&name, after, EVENTS_MAX));
+    let read = tokio::task::spawn_blocking(move || log.read_stream(&name, after, MESSAGE_EVENTS_MAX));
     let read = read.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     let Some(last) = read.last().map(|recorded| recorded.version) else { return Ok(None) };
     let progress = Row::of(experiment.clone(), last, service.status.hosting(experiment));
@@ -189,32 +193,55 @@ async fn message(api: &Api, experiment: &ExperimentId, after: u64) -> Result<Opt
     Ok(Some(message))
 }
 
-async fn listen(api: &Api, experiment: ExperimentId, after: u64) -> Result<Response, Problem> {
-    let clock = api.clock()?.listen();
-    let state = (api.clone(), Arc::new(experiment), after, clock, true);
-    let messages = stream::unfold(state, |(api, experiment, after, mut clock, mut begins)| async move {
+/// What a listener has seen, and when it may be told more.
+struct Listening {
+    api: Api,
+    experiment: ExperimentId,
+    after: u64,
+    clock: watch::Receiver<u64>,
+    /// The time of its last message; `None` before the first.
+    told: Option<Instant>,
+    /// Whether the last message had no room for more.
+    is_behind: bool,
+}
+
+impl Listening {
+    /// Returns the next message, or a comment after a long silence; `None` when the server stops.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         loop {
-            if !begins {
-                match timeout(KEEP_ALIVE, clock.changed()).await {
-                    Ok(Ok(())) => {}
-                    // The server stops.
+            // What came before the clock was asked counts, too.
+            let is_first = self.told.is_none();
+            let changed = if is_first || self.is_behind {
+                true
+            } else {
+                match timeout(KEEP_ALIVE, self.clock.changed()).await {
+                    Ok(Ok(())) => true,
                     Ok(Err(_)) => return None,
-                    Err(_) => {
-                        let comment = Bytes::from_static(b":\n\n");
-                        return Some((Ok::<_, Infallible>(comment), (api, experiment, after, clock, false)));
-                    }
+                    Err(_) => false,
                 }
+            };
+            if let Some(told) = self.told {
+                sleep_until(told + INTERVAL).await;
             }
-            begins = false;
-            match message(&api, &experiment, after).await {
-                Ok(Some(message)) => {
-                    return Some((Ok(message.text), (api, experiment, message.last, clock, false)));
+            let message = message(&self.api, &self.experiment, self.after).await.ok()?;
+            self.told = Some(Instant::now());
+            match message {
+                Some(message) => {
+                    self.is_behind = message.last - self.after >= MESSAGE_EVENTS_MAX as u64;
+                    self.after = message.last;
+                    return Some((Ok(message.text), self));
                 }
-                Ok(None) => {}
-                Err(_) => return None,
+                None if !changed => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
+                None => self.is_behind = false,
             }
         }
-    });
+    }
+}
+
+async fn listen(api: &Api, experiment: ExperimentId, after: u64) -> Result<Response, Problem> {
+    let clock = api.clock()?.listen();
+    let listening = Listening { api: api.clone(), experiment, after, clock, told: None, is_behind: false };
+    let messages = stream::unfold(listening, Listening::next);
     // Sent at once, so that the client knows that it is connected.
     let hello = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b": connected\n\n")) });
     let body = Body::from_stream(futures_util::StreamExt::chain(hello, messages));

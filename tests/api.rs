@@ -195,7 +195,7 @@ fn check_refusals(client: &Client, new: &Value) {
         ("\"prompts.jsonl\"", "\"/etc/passwd\""),
         ("\"prompts.jsonl\"", "\"../prompts.jsonl\""),
         ("\"policy\"", "\"cache:models/x\""),
-        ("[conflict]", "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"\n[conflict]"),
+        ("[conflict]", "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/etc/key\"\n[conflict]"),
         ("[conflict]", "[artifacts]\nurl = \"s3://bucket\"\n[conflict]"),
         ("[conflict]", "[runtime]\nonnxruntime = \"/tmp/x.so\"\n[conflict]"),
     ] {

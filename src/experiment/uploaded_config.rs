@@ -250,7 +250,7 @@ mod tests {
             place.refused(&json!(TEXT.replace("prompts.jsonl", path)), &[]);
         }
         for section in [
-            "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/root/key\"",
+            "[broker]\nkind = \"rabbitmq\"\nurl_file = \"/etc/key\"",
             "[artifacts]\nurl = \"s3://bucket\"",
             "[artifacts]\nurl = \"file:///etc\"",
             "[runtime]\nonnxruntime = \"/tmp/evil.so\"",

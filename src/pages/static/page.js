@@ -462,7 +462,7 @@ if (page === "people") {
               await look();
             }),
             order("Erase", async () => {
-              if (!confirm(`Erase ${person.name}? Name, links, tokens and comments go. This cannot be undone.`)) return;
+              if (!confirm(`Erase ${person.name}? Name, links and tokens go; judgements and their comments stay. This cannot be undone.`)) return;
               await send("DELETE", path);
               await look();
             }, "plain danger"),

@@ -178,8 +178,8 @@ async fn change(
     person_response(StatusCode::OK, &changed)
 }
 
-/// Erase a person: name, password, links, tokens and the texts of their comments. Their verdicts stay,
-/// without a name. This cannot be undone, also not by a restore.
+/// Erase a person: name, password, links and tokens. Their judgements and comments stay, without a name.
+/// This cannot be undone, also not by a restore.
 #[utoipa::path(
     delete, path = "/api/v1/people/{person}", tag = "people", params(("person" = String, Path)),
     responses(
